@@ -196,6 +196,7 @@ mod tests {
                 args: vec!["one".to_string()],
                 files: vec![],
                 start: Start::AtBoot,
+                ends_machine: false,
                 debug: false,
                 power: true,
                 audit: false,

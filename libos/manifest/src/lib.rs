@@ -80,6 +80,8 @@ pub struct Program {
     pub files: Vec<HandedFile>,
     /// When it starts.
     pub start: Start,
+    /// When it ends, the machine is switched off with its exit code.
+    pub ends_machine: bool,
     /// It may be read and changed from outside for debugging: its maker keeps MAP, READ and the binding of its pool.
     pub debug: bool,
     /// It may switch the machine off and reset it: Power with POWER_OFF.
