@@ -1,0 +1,175 @@
+//! Images that are run as tests: on which machine, with what input, what must and what must not appear.
+
+use crate::build;
+use crate::emulator::{self, End};
+use crate::error::{Error, Result};
+use crate::machine::MachineOptions;
+use crate::progress::Progress;
+use std::time::Duration;
+
+/// What no run may ever print, whatever it tests.
+pub const ALWAYS_FORBIDDEN: [&str; 3] = ["kernel panic", "panicked at", "invariant broken"];
+/// The cores that `trial` and `rogue` run on.
+pub const CPUS: [&str; 5] = [
+    "cortex-a53",
+    "cortex-a72",
+    "cortex-a76",
+    "neoverse-n1",
+    "max",
+];
+
+/// One image on one machine.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The image.
+    pub image: String,
+    /// The machine.
+    pub options: MachineOptions,
+    /// What is typed.
+    pub input: String,
+    /// What must appear, in any order.
+    pub expected: Vec<String>,
+    /// What must not appear, besides [`ALWAYS_FORBIDDEN`].
+    pub forbidden: Vec<String>,
+    /// The exit code.
+    pub code: i32,
+    /// How long it may take.
+    pub limit: Duration,
+}
+
+impl Case {
+    /// `image` on the default machine: ends with 0 within a minute.
+    pub fn new(image: &str) -> Case {
+        Case {
+            image: image.to_string(),
+            options: MachineOptions::default(),
+            input: String::new(),
+            expected: Vec::new(),
+            forbidden: Vec::new(),
+            code: 0,
+            limit: Duration::from_secs(60),
+        }
+    }
+
+    /// On this machine.
+    pub fn on(mut self, options: MachineOptions) -> Case {
+        self.options = options;
+        self
+    }
+
+    /// This is typed.
+    pub fn typing(mut self, input: &str) -> Case {
+        self.input = input.to_string();
+        self
+    }
+
+    /// This must appear.
+    pub fn expecting(mut self, texts: &[&str]) -> Case {
+        self.expected
+            .extend(texts.iter().map(|text| text.to_string()));
+        self
+    }
+
+    /// This must not.
+    pub fn forbidding(mut self, texts: &[&str]) -> Case {
+        self.forbidden
+            .extend(texts.iter().map(|text| text.to_string()));
+        self
+    }
+
+    /// What it is called in lists.
+    pub fn name(&self) -> String {
+        format!("{} on {}", self.image, self.options.summary())
+    }
+
+    /// Builds and runs it; answers the output.
+    pub fn run(&self) -> Result<String> {
+        let built = build::build(&build::find(&self.image)?, &self.options, &Progress::Silent)?;
+        let arguments = emulator::arguments(&built, &self.options, &[]);
+        let captured = emulator::captured(&arguments, self.input.as_bytes(), self.limit)?;
+        self.judge(captured.end, &captured.output)?;
+        Ok(captured.output)
+    }
+
+    /// Whether a run that ended so, with this output, is what was wanted.
+    pub fn judge(&self, end: End, output: &str) -> Result<()> {
+        let failed = |what: String| {
+            Err(Error::new(format!(
+                "{}: {what}\n--- output\n{output}\n---",
+                self.name()
+            )))
+        };
+        let forbidden = self
+            .forbidden
+            .iter()
+            .map(String::as_str)
+            .chain(ALWAYS_FORBIDDEN);
+        for text in forbidden {
+            if output.contains(text) {
+                return failed(format!("`{text}` appeared"));
+            }
+        }
+        for text in &self.expected {
+            if !output.contains(text) {
+                return failed(format!("`{text}` did not appear"));
+            }
+        }
+        match end {
+            End::Code(code) if code == self.code => Ok(()),
+            End::Code(code) => failed(format!("it ended with {code}, not {}", self.code)),
+            End::TimedOut => failed(format!("it did not end within {} s", self.limit.as_secs())),
+            End::Interrupted => failed("it was interrupted".to_string()),
+        }
+    }
+}
+
+/// Every case that `cargo image test` runs; `cargo test` runs the same.
+pub fn all() -> Vec<Case> {
+    let mut cases = vec![demo(), tiny()];
+    for image in ["trial", "rogue"] {
+        cases.extend(machines().into_iter().map(|options| attack(image, options)));
+    }
+    cases
+}
+
+/// The prompt, with input from a pipe.
+pub fn demo() -> Case {
+    Case::new("demo")
+        .typing("ps\nmem\noff\n")
+        .expecting(&["init", "pl011", "shell", "free"])
+}
+
+/// The smallest machine.
+pub fn tiny() -> Case {
+    let options = MachineOptions {
+        memory_kib: 1024,
+        ..MachineOptions::default()
+    };
+    Case::new("tiny").on(options).expecting(&["Hello"])
+}
+
+/// `trial` or `rogue` on a machine.
+pub fn attack(image: &str, options: MachineOptions) -> Case {
+    Case {
+        limit: Duration::from_secs(120),
+        ..Case::new(image).on(options)
+    }
+}
+
+/// Two interrupt controllers, five cores, two exception levels: 20 machines.
+pub fn machines() -> Vec<MachineOptions> {
+    let mut machines = Vec::new();
+    for gic in [2, 3] {
+        for cpu in CPUS {
+            for el in [1, 2] {
+                machines.push(MachineOptions {
+                    cpu: cpu.to_string(),
+                    gic,
+                    el,
+                    ..MachineOptions::default()
+                });
+            }
+        }
+    }
+    machines
+}

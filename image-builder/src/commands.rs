@@ -1,0 +1,94 @@
+//! What a person types: one file for each command.
+
+pub mod bench;
+pub mod build;
+pub mod doctor;
+pub mod run;
+pub mod sizes;
+pub mod soak;
+pub mod test;
+
+use crate::machine::{MachineOptions, parse_memory};
+use clap::{Args, Parser, Subcommand};
+
+/// Builds Velvet images and runs them in QEMU.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo image",
+    bin_name = "cargo image",
+    disable_help_subcommand = true
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image and run it in QEMU (Ctrl-C ends QEMU).
+    Run(run::Arguments),
+    /// Build an image and say where it is.
+    Build(build::Arguments),
+    /// Run the images that are tests.
+    Test(test::Arguments),
+    /// Measure the kernel in instructions, and compare with image-builder/budgets.toml.
+    Bench(bench::Arguments),
+    /// Run long tests with random choices that a seed repeats.
+    Soak(soak::Arguments),
+    /// Say what of the tools is there, and install what is missing.
+    Doctor,
+    /// Say where each byte of an image goes.
+    Sizes(sizes::Arguments),
+}
+
+/// Choices about the machine.
+#[derive(Clone, Debug, Args)]
+pub struct MachineArguments {
+    /// Model of the cores, as QEMU calls it.
+    #[arg(long, default_value = "cortex-a76")]
+    pub cpu: String,
+    /// Cores.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub smp: u32,
+    /// RAM: 256M, 1G, 512K.
+    #[arg(long, default_value = "256M", value_parser = parse_memory)]
+    pub memory: u64,
+    /// Version of the interrupt controller: 2 or 3.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=3))]
+    pub gic: u32,
+    /// Exception level the kernel is entered at: 1 or 2.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub el: u32,
+    /// One instruction is one nanosecond; every run is the same.
+    #[arg(long)]
+    pub icount: bool,
+}
+
+impl MachineArguments {
+    /// As the rest of the program calls it.
+    pub fn options(&self) -> MachineOptions {
+        MachineOptions {
+            cpu: self.cpu.clone(),
+            smp: self.smp,
+            memory_kib: self.memory,
+            gic: self.gic,
+            el: self.el,
+            icount: self.icount,
+        }
+    }
+}
+
+/// Does what was typed; answers the exit code.
+pub fn perform(command: &Command) -> crate::Result<i32> {
+    match command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Build(arguments) => build::build(arguments),
+        Command::Test(arguments) => test::test(arguments),
+        Command::Bench(arguments) => bench::bench(arguments),
+        Command::Soak(arguments) => soak::soak(arguments),
+        Command::Doctor => doctor::doctor(),
+        Command::Sizes(arguments) => sizes::sizes(arguments),
+    }
+}

@@ -1,0 +1,265 @@
+//! `cargo image bench`: what operations cost in instructions, and whether that stays within budgets.
+
+use super::doctor;
+use crate::build::{self, Built};
+use crate::emulator::{self, End};
+use crate::error::{Error, Result};
+use crate::machine::MachineOptions;
+use crate::progress::Progress;
+use crate::{folders, source_lines};
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long one boot of the bench image may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Boots that the boot figure is the mean of.
+const BOOTS: u64 = 10;
+/// The operation that a boot itself is.
+const BOOT: &str = "boot_to_first_user_instruction";
+/// How far the calibration loop may be off, in thousandths.
+const CALIBRATION_TOLERANCE: u64 = 10;
+/// Every operation that must be measured.
+pub const OPERATIONS: [&str; 22] = [
+    "null_call",
+    "gate_round_trip_0",
+    "gate_round_trip_7",
+    "fault_resume",
+    "fault_resume_fp",
+    "fault_map_resume",
+    "map_page_batched",
+    "unmap_page_batched",
+    "protect_page_batched",
+    "map_page_single",
+    "frame_alloc_batched",
+    "frame_alloc_zeroed",
+    "notify_running",
+    "notify_waiter_runs",
+    "notify_cycle",
+    "irq_to_handler",
+    "yield_to",
+    "grant",
+    "take_back",
+    "env_create_destroy",
+    BOOT,
+    "demand_zero_fault",
+];
+
+/// What can be said after `bench`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What the guest measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Instructions of the calibration loop: as counted by hand, as measured.
+    pub calibration: Option<(u64, u64)>,
+    /// Instructions in all, and how often.
+    pub operations: BTreeMap<String, (u64, u64)>,
+    /// The guest came to its end.
+    pub done: bool,
+}
+
+/// `image-builder/budgets.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budgets {
+    /// Instructions an operation may take.
+    pub operations: BTreeMap<String, u64>,
+    /// Bytes and lines.
+    pub sizes: BTreeMap<String, u64>,
+}
+
+/// Measures, prints a table, writes JSON; the exit code is 1 if a budget is exceeded.
+pub fn bench(arguments: &Arguments) -> Result<i32> {
+    doctor::ensure()?;
+    let progress = Progress::shown();
+    let options = MachineOptions {
+        icount: true,
+        ..MachineOptions::default()
+    };
+    let (built, mut figures) = measure(&options, None, &progress)?;
+    let (mut total, mut boots) = (0, 0);
+    for _ in 0..BOOTS {
+        let (_, boot) = measure(&options, Some("boot"), &progress)?;
+        let (instructions, count) = boot.operations.get(BOOT).copied().unwrap_or_default();
+        (total, boots) = (total + instructions, boots + count);
+    }
+    figures.operations.insert(BOOT.to_string(), (total, boots));
+    drop(progress);
+    let sizes = sizes(&built)?;
+    let budgets = read_budgets()?;
+    let complaints = compare(&figures, &sizes, &budgets);
+    print_table(&figures, &sizes, &budgets);
+    for complaint in &complaints {
+        println!("TOO MUCH: {complaint}");
+    }
+    if let Some(file) = &arguments.json {
+        let text = format!("{:#}\n", as_json(&figures, &sizes));
+        folders::write(file, text.as_bytes())?;
+    }
+    Ok(i32::from(!complaints.is_empty()))
+}
+
+fn measure(
+    options: &MachineOptions,
+    argument: Option<&str>,
+    progress: &Progress,
+) -> Result<(Built, Figures)> {
+    let mut policy = build::find("bench")?;
+    if let (Some(argument), Some(program)) = (argument, policy.image.programs.last_mut()) {
+        program.get_mut().args = vec![argument.to_string()];
+    }
+    let built = build::build(&policy, options, progress)?;
+    progress.step("measuring");
+    let captured = emulator::captured(&emulator::arguments(&built, options, &[]), b"", LIMIT)?;
+    let figures = read(&captured.output);
+    if captured.end != End::Code(0) || !figures.done {
+        return Err(Error::new(format!(
+            "the bench image ended with {:?}\n{}",
+            captured.end, captured.output
+        )));
+    }
+    Ok((built, figures))
+}
+
+/// Reads the guest's lines: `calibration EXPECTED MEASURED`, `bench NAME TOTAL ITERATIONS`, `bench done`.
+pub fn read(output: &str) -> Figures {
+    let mut figures = Figures::default();
+    for line in output.lines() {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["calibration", expected, measured] => {
+                figures.calibration = expected.parse().ok().zip(measured.parse().ok());
+            }
+            ["bench", "done"] => figures.done = true,
+            ["bench", name, total, iterations] => {
+                if let (Ok(total), Ok(iterations)) = (total.parse(), iterations.parse()) {
+                    figures
+                        .operations
+                        .insert(name.to_string(), (total, iterations));
+                }
+            }
+            _ => {}
+        }
+    }
+    figures
+}
+
+fn sizes(built: &Built) -> Result<BTreeMap<String, u64>> {
+    let sizes = built.kernel.sizes;
+    Ok(BTreeMap::from([
+        ("kernel_text_rodata".to_string(), sizes.text + sizes.rodata),
+        ("kernel_data_bss".to_string(), sizes.data + sizes.bss),
+        (
+            "kernel_lines".to_string(),
+            source_lines::count(&folders::repository().join("exo/src"))?,
+        ),
+    ]))
+}
+
+/// Reads the budgets.
+pub fn read_budgets() -> Result<Budgets> {
+    let file = folders::repository().join("image-builder/budgets.toml");
+    let text = std::fs::read_to_string(&file).map_err(|cause| Error::io("read", &file, &cause))?;
+    toml::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", file.display())))
+}
+
+/// Everything that is missing, or above its budget.
+pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budgets) -> Vec<String> {
+    let mut complaints = Vec::new();
+    match figures.calibration {
+        None => complaints.push("there was no calibration".to_string()),
+        Some((expected, measured))
+            if expected.abs_diff(measured) * 1000 > expected * CALIBRATION_TOLERANCE =>
+        {
+            complaints.push(format!(
+                "the calibration loop has {expected} instructions, {measured} were measured"
+            ));
+        }
+        Some(_) => {}
+    }
+    for name in OPERATIONS {
+        match figures.operations.get(name) {
+            None | Some((_, 0)) => complaints.push(format!("{name} was not measured")),
+            Some(&(total, iterations)) => {
+                if let Some(&budget) = budgets
+                    .operations
+                    .get(name)
+                    .filter(|budget| total > **budget * iterations)
+                {
+                    complaints.push(format!(
+                        "{name} takes {:.1}, at most {budget}",
+                        mean(total, iterations)
+                    ));
+                }
+            }
+        }
+    }
+    for (name, budget) in &budgets.sizes {
+        match sizes.get(name) {
+            None => complaints.push(format!("{name} was not measured")),
+            Some(size) if size > budget => {
+                complaints.push(format!("{name} is {size}, at most {budget}"))
+            }
+            Some(_) => {}
+        }
+    }
+    complaints
+}
+
+/// The figures in the form that other tools read.
+pub fn as_json(figures: &Figures, sizes: &BTreeMap<String, u64>) -> Value {
+    let (expected, measured) = figures.calibration.unwrap_or_default();
+    let operation = |(name, &(total, iterations)): (&String, &(u64, u64))| {
+        (
+            name.clone(),
+            json!({"instructions": mean(total, iterations), "iterations": iterations}),
+        )
+    };
+    let operations: serde_json::Map<String, Value> =
+        figures.operations.iter().map(operation).collect();
+    json!({
+        "calibration": {"expected": expected, "measured": measured},
+        "operations": operations,
+        "sizes": sizes,
+    })
+}
+
+fn print_table(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budgets) {
+    println!(
+        "{:<34}{:>12}{:>12}{:>12}",
+        "operation (instructions)", "mean", "at most", "times"
+    );
+    for (name, &(total, iterations)) in &figures.operations {
+        let budget = budgets
+            .operations
+            .get(name)
+            .map_or("-".to_string(), u64::to_string);
+        println!(
+            "{name:<34}{:>12.1}{budget:>12}{iterations:>12}",
+            mean(total, iterations)
+        );
+    }
+    for (name, size) in sizes {
+        let budget = budgets
+            .sizes
+            .get(name)
+            .map_or("-".to_string(), u64::to_string);
+        println!("{name:<34}{size:>12}{budget:>12}");
+    }
+}
+
+fn mean(total: u64, iterations: u64) -> f64 {
+    if iterations == 0 {
+        0.0
+    } else {
+        total as f64 / iterations as f64
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo image soak`: long tests with random choices that a seed repeats.
+
+use super::doctor;
+use crate::cases::{self, CPUS, Case};
+use crate::emulator::{self, End};
+use crate::error::{Error, Result};
+use crate::machine::MachineOptions;
+use crate::progress::Progress;
+use crate::{build, folders};
+use clap::{Args, ValueEnum};
+use std::time::{Duration, SystemTime};
+
+/// How long a damaged image may take to say what is wrong with it, or to run all the same.
+const DAMAGED_LIMIT: Duration = Duration::from_secs(10);
+
+/// What can be said after `soak`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Only this test.
+    name: Option<Name>,
+    /// Repeat the round with this seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Rounds of each test; with a seed one.
+    #[arg(long, default_value_t = 50)]
+    rounds: u64,
+}
+
+/// The long tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// demo, tiny, trial and rogue on random machines.
+    Machines,
+    /// Images with damaged bytes in header or archive: the machine stops with a reason, or runs; it never hangs silently.
+    Damage,
+}
+
+/// The exit code is 1 if a round failed.
+pub fn soak(arguments: &Arguments) -> Result<i32> {
+    doctor::ensure()?;
+    let names = arguments
+        .name
+        .map_or(vec![Name::Machines, Name::Damage], |name| vec![name]);
+    let rounds = if arguments.seed.is_some() {
+        1
+    } else {
+        arguments.rounds
+    };
+    let begin = arguments.seed.unwrap_or_else(seed_of_now);
+    let mut failed = 0;
+    for name in names {
+        let shown = name
+            .to_possible_value()
+            .map(|value| value.get_name().to_string())
+            .unwrap_or_default();
+        for seed in (0..rounds).map(|round| begin.wrapping_add(round)) {
+            match one(name, &mut Dice(seed)) {
+                Ok(what) => println!("ok      soak {shown} --seed {seed}: {what}"),
+                Err(error) => {
+                    failed += 1;
+                    println!("FAILED  soak {shown} --seed {seed}: {error}");
+                }
+            }
+        }
+    }
+    println!("{failed} failed");
+    Ok(i32::from(failed > 0))
+}
+
+fn one(name: Name, dice: &mut Dice) -> Result<String> {
+    match name {
+        Name::Machines => {
+            let case = random_case(dice);
+            case.run().map(|_| case.name())
+        }
+        Name::Damage => damage(dice),
+    }
+}
+
+fn random_case(dice: &mut Dice) -> Case {
+    let mut options = random_machine(dice);
+    let case = match dice.below(4) {
+        0 => cases::demo(),
+        1 => {
+            options.memory_kib = 1024 << dice.below(4);
+            cases::tiny()
+        }
+        2 => cases::attack("trial", options.clone()),
+        _ => cases::attack("rogue", options.clone()),
+    };
+    case.on(options)
+}
+
+fn random_machine(dice: &mut Dice) -> MachineOptions {
+    MachineOptions {
+        cpu: CPUS[dice.below(CPUS.len())].to_string(),
+        smp: 1 + dice.below(4) as u32,
+        memory_kib: (16 * 1024) << dice.below(7),
+        gic: 2 + dice.below(2) as u32,
+        el: 1 + dice.below(2) as u32,
+        icount: dice.below(2) == 0,
+    }
+}
+
+/// Runs `demo` with some bytes of its boot header or archive changed, or its end cut off.
+fn damage(dice: &mut Dice) -> Result<String> {
+    let options = MachineOptions::default();
+    let built = build::build(&build::find("demo")?, &options, &Progress::Silent)?;
+    let mut bytes = built.image.bytes.clone();
+    let archive = built.kernel.bytes.len();
+    let what = match dice.below(3) {
+        0 => {
+            let at = 64 + dice.below(size_of::<exo_abi::boot::BootHeader>());
+            bytes[at] ^= 1 << dice.below(8);
+            format!("boot header, byte {at}")
+        }
+        1 => {
+            let at = archive + dice.below(4096);
+            bytes[at] ^= 1 << dice.below(8);
+            format!("archive, byte {}", at - archive)
+        }
+        _ => {
+            bytes.truncate(archive + dice.below(bytes.len() - archive));
+            format!("cut to {} bytes", bytes.len())
+        }
+    };
+    let mut damaged = built;
+    damaged.image_file = folders::scratch_name(&damaged.image_file);
+    folders::write(&damaged.image_file, &bytes)?;
+    let arguments = emulator::arguments(&damaged, &options, &[]);
+    let captured = emulator::captured(&arguments, b"off\n", DAMAGED_LIMIT);
+    // The file was for this run alone; one that stays behind does no harm.
+    let _ = std::fs::remove_file(&damaged.image_file);
+    let captured = captured?;
+    if captured.end == End::TimedOut && captured.output.trim().is_empty() {
+        return Err(Error::new(format!("{what}: it hangs, and says nothing")));
+    }
+    Ok(format!("{what}: {:?}", captured.end))
+}
+
+fn seed_of_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(1, |since| since.as_secs())
+}
+
+/// Random numbers that a seed repeats: SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+}
