@@ -1,10 +1,12 @@
 //! Whether an image file makes sense for a machine; names become numbers here.
 
+mod devices;
+mod slices;
+
 use crate::error::{Error, Place, Result};
 use crate::folders;
-use crate::machine::{Machine, MachineDevice};
-use crate::policy::{AccessToml, DeviceToml, Policy, ProgramToml, SlicesToml, StartToml, WhenToml};
-use exo_abi::binding::Rights;
+use crate::machine::Machine;
+use crate::policy::{Policy, ProgramToml, StartToml, WhenToml};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -253,184 +255,6 @@ impl Checker<'_> {
         })
     }
 
-    fn within(
-        &self,
-        value: &Option<Spanned<u32>>,
-        default: u32,
-        low: u32,
-        high: u32,
-        key: &str,
-    ) -> Result<u32> {
-        let Some(spanned) = value else {
-            return Ok(default);
-        };
-        let value = *spanned.get_ref();
-        if (low..=high).contains(&value) {
-            return Ok(value);
-        }
-        Err(Error::new(format!("`{key}` is {value}"))
-            .at(&self.policy.place(spanned))
-            .remedy(format!("choose a value from {low} to {high}")))
-    }
-
-    fn crate_folder(&self, toml: &ProgramToml) -> Result<(PathBuf, Place)> {
-        let named = toml.crate_.as_ref().unwrap_or(&toml.name);
-        let (name, place) = (named.get_ref(), self.policy.place(named));
-        let candidates = if name.contains('/') {
-            vec![beside(&self.policy.file, name)]
-        } else {
-            ["apps", "drivers"]
-                .map(|kind| folders::repository().join(kind).join(name))
-                .into()
-        };
-        if let Some(folder) = candidates
-            .iter()
-            .find(|folder| folder.join("Cargo.toml").is_file())
-        {
-            return Ok((folder.clone(), place));
-        }
-        let tried: Vec<String> = candidates
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
-        Err(Error::new(format!("there is no crate `{name}`: no Cargo.toml in {}", tried.join(" or ")))
-            .at(&place)
-            .remedy("`crate` is a name in apps/ or drivers/, or a path with a `/`, taken from the image file's folder"))
-    }
-
-    fn slices(&self, toml: &ProgramToml) -> Result<Vec<manifest::Slices>> {
-        let Some(list) = &toml.slices else {
-            return Ok(vec![manifest::Slices {
-                core: 0,
-                count: 1,
-                micros: exo_abi::DEFAULT_SLICE_US as u32,
-                exact: false,
-            }]);
-        };
-        if list.get_ref().is_empty() {
-            return Err(Error::new("a program without a slice never runs")
-                .at(&self.policy.place(list))
-                .remedy("leave `slices` out for one slice on core 0, or name one"));
-        }
-        list.get_ref()
-            .iter()
-            .map(|spanned| self.one_slices(spanned))
-            .collect()
-    }
-
-    fn one_slices(&self, spanned: &Spanned<SlicesToml>) -> Result<manifest::Slices> {
-        let SlicesToml {
-            core,
-            count,
-            micros,
-            exact,
-        } = *spanned.get_ref();
-        let wrong = |what: String, remedy: String| {
-            Err(Error::new(what)
-                .at(&self.policy.place(spanned))
-                .remedy(remedy))
-        };
-        if core >= self.machine.cores {
-            let cores = self.machine.cores;
-            return wrong(
-                format!("there is no core {core}"),
-                format!(
-                    "this machine has cores 0 to {}: choose one, or more with --smp",
-                    cores.saturating_sub(1)
-                ),
-            );
-        }
-        if count == 0 || u64::from(count) > exo_abi::SLICES_PER_CORE {
-            return wrong(
-                format!("`count` is {count}"),
-                format!("choose 1 to {}", exo_abi::SLICES_PER_CORE),
-            );
-        }
-        let allowed = exo_abi::MIN_SLICE_US..=exo_abi::MAX_SLICE_US;
-        if !allowed.contains(&u64::from(micros)) {
-            return wrong(
-                format!("a slice of {micros} microseconds"),
-                format!("choose {} to {}", allowed.start(), allowed.end()),
-            );
-        }
-        Ok(manifest::Slices {
-            core,
-            count,
-            micros,
-            exact,
-        })
-    }
-
-    fn device(&self, spanned: &Spanned<DeviceToml>) -> Result<manifest::Device> {
-        let (wish, place) = (spanned.get_ref(), self.policy.place(spanned));
-        let all: Vec<&MachineDevice> = self
-            .machine
-            .devices
-            .iter()
-            .filter(|device| device.compatible.contains(&wish.compatible))
-            .collect();
-        let addresses = || {
-            all.iter()
-                .map(|d| format!("{:#x}", d.address))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let device = match (wish.at, all.as_slice()) {
-            (_, []) => return Err(self.unknown_device(&wish.compatible).at(&place)),
-            (None, [only]) => only,
-            (None, several) => {
-                return Err(Error::new(format!(
-                    "this machine has {} `{}`",
-                    several.len(),
-                    wish.compatible
-                ))
-                .at(&place)
-                .remedy(format!("say which by `at`, one of {}", addresses())));
-            }
-            (Some(at), several) => several
-                .iter()
-                .find(|device| device.address == at)
-                .ok_or_else(|| {
-                    Error::new(format!(
-                        "this machine has no `{}` at {at:#x}",
-                        wish.compatible
-                    ))
-                    .at(&place)
-                    .remedy(format!("choose `at` from {}", addresses()))
-                })?,
-        };
-        if device.is_the_kernels() {
-            return Err(
-                Error::new(format!("the kernel itself drives `{}`", wish.compatible))
-                    .at(&place)
-                    .remedy("remove it: interrupts and time come as events"),
-            );
-        }
-        Ok(resolved(wish, device))
-    }
-
-    fn unknown_device(&self, compatible: &str) -> Error {
-        let mut known: Vec<&str> = Vec::new();
-        for device in self
-            .machine
-            .devices
-            .iter()
-            .filter(|device| !device.is_the_kernels())
-        {
-            known.extend(
-                device
-                    .compatible
-                    .iter()
-                    .map(String::as_str)
-                    .filter(|name| !name.contains("simple-bus")),
-            );
-        }
-        known.sort_unstable();
-        known.dedup();
-        Error::new(format!("this machine has no device `{compatible}`"))
-            .remedy(format!("it has {}", known.join("; ")))
-    }
-
     fn peer(&self, toml: &ProgramToml, call: &Spanned<String>) -> Result<manifest::Peer> {
         let (service, place) = (call.get_ref(), self.policy.place(call));
         let Some(&program) = self.offers.get(service) else {
@@ -502,83 +326,49 @@ impl Checker<'_> {
         Ok(handed)
     }
 
-    fn devices_have_one_owner(&self, plan: &Plan) -> Result<()> {
-        let mut lines: BTreeMap<u32, &str> = BTreeMap::new();
-        let mut frames: BTreeMap<u64, &str> = BTreeMap::new();
-        for (planned, toml) in plan.programs.iter().zip(&self.policy.image.programs) {
-            let name = planned.program.name.as_str();
-            for (device, wish) in planned.program.devices.iter().zip(&toml.get_ref().devices) {
-                let taken = |what: String, owner: &str| {
-                    Error::new(format!(
-                        "{what} of `{}` is claimed by `{owner}` already",
-                        device.compatible
-                    ))
-                    .at(&self.policy.place(wish))
-                    .remedy("a device has one driver: let this program call it instead")
-                };
-                for line in &device.lines {
-                    if let Some(owner) = lines.insert(line.number, name) {
-                        return Err(taken(format!("interrupt line {}", line.number), owner));
-                    }
-                }
-                if device.rights & Rights::DEVICE_WRITE.bits() == 0 {
-                    continue;
-                }
-                for frame in device.first_frame..device.first_frame + device.frames {
-                    if let Some(owner) = frames.insert(frame, name) {
-                        return Err(taken(format!("register frame {frame:#x}"), owner));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn slices_fit(&self, plan: &Plan) -> Result<()> {
-        let mut used: BTreeMap<u32, u64> = BTreeMap::new();
-        for (planned, toml) in plan.programs.iter().zip(&self.policy.image.programs) {
-            for slices in &planned.program.slices {
-                let sum = used.entry(slices.core).or_default();
-                *sum += u64::from(slices.count);
-                if *sum > exo_abi::SLICES_PER_CORE {
-                    let place = match &toml.get_ref().slices {
-                        Some(list) => self.policy.place(list),
-                        None => self.policy.place(&toml.get_ref().name),
-                    };
-                    return Err(
-                        Error::new(format!("core {} has no {sum} slices", slices.core))
-                            .at(&place)
-                            .remedy(format!(
-                                "a core has {}: lower `count`, or use another core",
-                                exo_abi::SLICES_PER_CORE
-                            )),
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn resolved(wish: &DeviceToml, device: &MachineDevice) -> manifest::Device {
-    let (first_frame, frames) = device.frames();
-    let full = wish.access == AccessToml::Full;
-    let rights = match wish.access {
-        AccessToml::Full => Rights::DEVICE_READ | Rights::DEVICE_WRITE | Rights::DEVICE_DEBUG,
-        AccessToml::Debug => Rights::DEVICE_DEBUG,
-    };
-    manifest::Device {
-        compatible: wish.compatible.clone(),
-        name: device.path.clone(),
-        first_frame,
-        frames,
-        offset: (device.address % exo_abi::PAGE_BYTES) as u32,
-        rights: rights.bits(),
-        lines: if full {
-            device.lines.clone()
+    fn crate_folder(&self, toml: &ProgramToml) -> Result<(PathBuf, Place)> {
+        let named = toml.crate_.as_ref().unwrap_or(&toml.name);
+        let (name, place) = (named.get_ref(), self.policy.place(named));
+        let candidates = if name.contains('/') {
+            vec![beside(&self.policy.file, name)]
         } else {
-            Vec::new()
-        },
+            ["apps", "drivers"]
+                .map(|kind| folders::repository().join(kind).join(name))
+                .into()
+        };
+        if let Some(folder) = candidates
+            .iter()
+            .find(|folder| folder.join("Cargo.toml").is_file())
+        {
+            return Ok((folder.clone(), place));
+        }
+        let tried: Vec<String> = candidates
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect();
+        Err(Error::new(format!("there is no crate `{name}`: no Cargo.toml in {}", tried.join(" or ")))
+            .at(&place)
+            .remedy("`crate` is a name in apps/ or drivers/, or a path with a `/`, taken from the image file's folder"))
+    }
+
+    fn within(
+        &self,
+        value: &Option<Spanned<u32>>,
+        default: u32,
+        low: u32,
+        high: u32,
+        key: &str,
+    ) -> Result<u32> {
+        let Some(spanned) = value else {
+            return Ok(default);
+        };
+        let value = *spanned.get_ref();
+        if (low..=high).contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::new(format!("`{key}` is {value}"))
+            .at(&self.policy.place(spanned))
+            .remedy(format!("choose a value from {low} to {high}")))
     }
 }
 
