@@ -1,0 +1,136 @@
+//! The commands as a person types them.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn image(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image-builder"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn said(arguments: &[&str]) -> (Output, String) {
+    let output = image(arguments).output().unwrap();
+    let text =
+        String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    (output, text)
+}
+
+#[test]
+fn help_names_every_command() {
+    let (output, text) = said(&["--help"]);
+    assert!(output.status.success());
+    for command in ["run", "build", "test", "bench", "soak", "doctor", "sizes"] {
+        assert!(text.contains(&format!("  {command} ")), "{command}\n{text}");
+    }
+}
+
+#[test]
+fn nonsense_is_refused_with_a_reason() {
+    for (arguments, reason) in [
+        (vec!["run", "--gic", "4"], "4 is not in 2..=3"),
+        (vec!["run", "--memory", "lots"], "not an amount of memory"),
+        (vec!["run", "nothing"], "there is no image `nothing`"),
+        (vec!["run", "--cpu", "z80"], "QEMU has no such machine"),
+        (vec!["fly"], "unrecognized subcommand"),
+    ] {
+        let (output, text) = said(&arguments);
+        assert!(
+            !output.status.success() && text.contains(reason),
+            "{arguments:?}\n{text}"
+        );
+    }
+}
+
+#[test]
+fn doctor_finds_everything() {
+    let (output, text) = said(&["doctor"]);
+    assert!(output.status.success(), "{text}");
+    for tool in [
+        "rustc",
+        "aarch64-unknown-none-softfloat",
+        "rust-lld",
+        "QEMU emulator version",
+    ] {
+        assert!(text.contains(tool), "{tool}\n{text}");
+    }
+}
+
+#[test]
+fn a_run_ends_when_its_time_is_up_and_leaves_nothing_behind() {
+    let marker = format!("velvet-test-{}", std::process::id());
+    let begin = Instant::now();
+    // The prompt of demo waits for input that never comes: the pipe stays open.
+    let mut child = image(&[
+        "run",
+        "--timeout",
+        "2",
+        "--print-qemu",
+        "--",
+        "-name",
+        &marker,
+    ])
+    .stdin(Stdio::piped())
+    .stdout(Stdio::null())
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
+    let input = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(124));
+    drop(input);
+    assert!(begin.elapsed() < Duration::from_secs(300));
+    assert!(!is_running(&marker));
+}
+
+#[test]
+fn a_signal_ends_qemu_too() {
+    let marker = format!("velvet-signal-{}", std::process::id());
+    let mut child = image(&["run", "--", "-name", &marker])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let input = child.stdin.take();
+    wait_until(|| is_running(&marker), "QEMU did not start");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(input);
+    assert!(!is_running(&marker));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn even_a_killed_run_leaves_no_qemu_behind() {
+    let marker = format!("velvet-killed-{}", std::process::id());
+    let mut child = image(&["run", "--", "-name", &marker])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(|| is_running(&marker), "QEMU did not start");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until(|| !is_running(&marker), "QEMU outlived the image-builder");
+}
+
+fn wait_until(condition: impl Fn() -> bool, otherwise: &str) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "{otherwise}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A QEMU with this `-name`.
+fn is_running(marker: &str) -> bool {
+    let list = Command::new("ps")
+        .args(["-A", "-o", "args"])
+        .output()
+        .unwrap();
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    list.lines()
+        .any(|line| line.starts_with("qemu-system") && line.contains(marker))
+}

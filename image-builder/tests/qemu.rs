@@ -1,0 +1,142 @@
+//! Images in QEMU: one test an image and machine.
+
+use image_builder::cases::{self, Case};
+use image_builder::commands::doctor;
+use image_builder::machine::MachineOptions;
+use std::sync::Once;
+
+fn pass(case: &Case) -> String {
+    static TOOLS: Once = Once::new();
+    TOOLS.call_once(|| doctor::ensure().expect("the tools are there, or can be installed"));
+    match case.run() {
+        Ok(output) => output,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn machine(gic: u32, cpu: &str, el: u32) -> MachineOptions {
+    MachineOptions {
+        cpu: cpu.to_string(),
+        gic,
+        el,
+        ..MachineOptions::default()
+    }
+}
+
+/// A module for each machine, with `trial` and `rogue` as its tests.
+macro_rules! machines {
+    ($($name:ident: $gic:literal $cpu:literal $el:literal;)*) => {
+        $(mod $name {
+            use super::*;
+
+            #[test]
+            fn trial_keeps_every_promise() {
+                pass(&cases::attack("trial", machine($gic, $cpu, $el)));
+            }
+
+            #[test]
+            fn rogue_harms_nobody_and_provokes_every_refusal() {
+                every_refusal(&pass(&cases::attack("rogue", machine($gic, $cpu, $el))));
+            }
+        })*
+
+        #[test]
+        fn the_list_above_names_every_machine() {
+            let listed = [$(machine($gic, $cpu, $el),)*];
+            assert_eq!(listed.as_slice(), cases::machines());
+        }
+    };
+}
+
+machines! {
+    gicv2_cortex_a53_el1: 2 "cortex-a53" 1;
+    gicv2_cortex_a53_el2: 2 "cortex-a53" 2;
+    gicv2_cortex_a72_el1: 2 "cortex-a72" 1;
+    gicv2_cortex_a72_el2: 2 "cortex-a72" 2;
+    gicv2_cortex_a76_el1: 2 "cortex-a76" 1;
+    gicv2_cortex_a76_el2: 2 "cortex-a76" 2;
+    gicv2_neoverse_n1_el1: 2 "neoverse-n1" 1;
+    gicv2_neoverse_n1_el2: 2 "neoverse-n1" 2;
+    gicv2_max_el1: 2 "max" 1;
+    gicv2_max_el2: 2 "max" 2;
+    gicv3_cortex_a53_el1: 3 "cortex-a53" 1;
+    gicv3_cortex_a53_el2: 3 "cortex-a53" 2;
+    gicv3_cortex_a72_el1: 3 "cortex-a72" 1;
+    gicv3_cortex_a72_el2: 3 "cortex-a72" 2;
+    gicv3_cortex_a76_el1: 3 "cortex-a76" 1;
+    gicv3_cortex_a76_el2: 3 "cortex-a76" 2;
+    gicv3_neoverse_n1_el1: 3 "neoverse-n1" 1;
+    gicv3_neoverse_n1_el2: 3 "neoverse-n1" 2;
+    gicv3_max_el1: 3 "max" 1;
+    gicv3_max_el2: 3 "max" 2;
+}
+
+/// `rogue` prints a line `refused CALL REFUSAL` for each pair it provoked: none of the table of calls may be missing.
+fn every_refusal(output: &str) {
+    let seen: Vec<&str> = output
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("refused "))
+        .collect();
+    let mut missing = Vec::new();
+    for info in exo_abi::calls::CALLS {
+        for refusal in info.refusals {
+            let pair = format!("{} {}", info.name, refusal.name());
+            if !seen.contains(&pair.as_str()) {
+                missing.push(pair);
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "rogue did not provoke {} refusals: {}",
+        missing.len(),
+        missing.join(", ")
+    );
+}
+
+#[test]
+fn demo_answers_piped_input_and_switches_off() {
+    pass(&cases::demo());
+}
+
+#[test]
+fn demo_switches_off_at_the_end_of_input() {
+    pass(
+        &Case::new("demo")
+            .typing("echo so far\n")
+            .expecting(&["so far"]),
+    );
+}
+
+#[test]
+fn demo_restarts_a_killed_console_driver() {
+    pass(
+        &Case::new("demo")
+            .typing("kill pl011\necho still here\noff\n")
+            .expecting(&["still here"]),
+    );
+}
+
+#[test]
+fn tiny_runs_in_one_mebibyte() {
+    pass(&cases::tiny());
+}
+
+#[test]
+fn tiny_runs_on_every_machine_that_is_small() {
+    for (memory_kib, gic, el) in [
+        (1024, 2, 1),
+        (1024, 3, 2),
+        (2048, 3, 1),
+        (4096, 2, 2),
+        (16 * 1024, 3, 1),
+    ] {
+        let options = MachineOptions {
+            memory_kib,
+            gic,
+            el,
+            ..MachineOptions::default()
+        };
+        pass(&cases::tiny().on(options));
+    }
+}
