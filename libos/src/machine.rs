@@ -1,0 +1,107 @@
+//! The machine as the kernel shows it: its description, the free bitmap, the slice vectors of its cores.
+
+use crate::mem::{self, Mapping};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use exo_abi::exposed::{MachineInfo, Slice, SliceVector};
+use exo_abi::page::Prot;
+use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal, SLICES_PER_CORE};
+use spin::Once;
+
+/// Pages of the free bitmap that a program looks at: they speak of 4 GiB.
+const BITMAP_PAGES: u64 = 32;
+
+static INFO: Once<MachineInfo> = Once::new();
+/// Address of the first slice vector; 0: not mapped yet.
+static SLICES_VA: AtomicU64 = AtomicU64::new(0);
+
+/// Maps the machine's description and the free bitmap.
+pub(crate) fn begin(frame: Pfn) -> Result<(), Refusal> {
+    let va = exposed(frame, 1)?;
+    let info = *INFO.call_once(|| mem::value_mapped_for_good(va));
+    let pages = info.bitmap_frames.min(BITMAP_PAGES);
+    let words = pages * PAGE_BYTES / 8;
+    mem::publish_bitmap(
+        exposed(Pfn(info.bitmap_frame), pages)?,
+        words,
+        info.first_frame,
+        info.frames,
+    );
+    Ok(())
+}
+
+/// Maps exposed pages for good: whoever names them may, whatever the binding.
+fn exposed(first: Pfn, pages: u64) -> Result<u64, Refusal> {
+    Mapping::new(Handle::SELF, first, pages, Prot::READ).map(Mapping::forever)
+}
+
+/// The machine's description, as it was when this program began.
+///
+/// # Panics
+/// On a host.
+pub fn info() -> &'static MachineInfo {
+    INFO.get()
+        .expect("the program was started by the library's entry")
+}
+
+/// Generic timer ticks a second.
+pub(crate) fn timer_hz() -> u64 {
+    INFO.get().map_or(1_000_000_000, |info| info.timer_hz)
+}
+
+/// Frames that were free a moment ago, of those that the program looks at.
+pub fn free_frames() -> u64 {
+    mem::with_bitmap(|bitmap| bitmap.count())
+}
+
+/// Whether a frame was free a moment ago.
+pub fn frame_is_free(frame: Pfn) -> bool {
+    mem::with_bitmap(|bitmap| bitmap.is_free(frame))
+}
+
+/// A position of a core's slice vector, as it is now; `None`: no such core or position.
+pub fn slice(core: u64, position: u64) -> Option<Slice> {
+    if position >= SLICES_PER_CORE {
+        return None;
+    }
+    let at = vector(core)?
+        + (offset_of!(SliceVector, slices) as u64)
+        + position * size_of::<Slice>() as u64;
+    Some(mem::value_mapped_for_good(at))
+}
+
+/// Ticks that a core slept, and rounds it began.
+pub fn idle(core: u64) -> Option<(u64, u64)> {
+    let at = vector(core)?;
+    let word = |offset: usize| mem::value_mapped_for_good::<u64>(at + offset as u64);
+    Some((
+        word(offset_of!(SliceVector, idle)),
+        word(offset_of!(SliceVector, rounds)),
+    ))
+}
+
+/// Longest stretch with interrupts masked on a core, in ticks, where the kernel was built to measure it.
+pub fn longest_masked(core: u64) -> Option<u64> {
+    vector(core)
+        .map(|at| mem::value_mapped_for_good(at + offset_of!(SliceVector, longest_masked) as u64))
+}
+
+fn vector(core: u64) -> Option<u64> {
+    let info = INFO.get()?;
+    if core >= info.cores {
+        return None;
+    }
+    let mut va = SLICES_VA.load(Relaxed);
+    if va == 0 {
+        va = exposed(Pfn(info.slices_frame), info.cores).ok()?;
+        // Two vcores may map it twice: the second mapping is spare.
+        SLICES_VA.store(va, Relaxed);
+    }
+    Some(va + core * PAGE_BYTES)
+}
+
+/// The archive, mapped for good, for who holds the binding of its pool.
+pub fn archive(pool: Handle) -> Result<&'static [u8], Refusal> {
+    let info = info();
+    Mapping::readable(pool, Pfn(info.archive_frame), info.archive_frames).map(Mapping::into_bytes)
+}
