@@ -14,10 +14,10 @@ use velvet_manifest as manifest;
 
 /// Pages of stack a program gets unless it says otherwise.
 pub const DEFAULT_STACK_PAGES: u32 = 8;
-/// Revocation cells a program gets unless it says otherwise.
-pub const DEFAULT_CELLS: u32 = 8;
 /// Programs an image may have.
 const MAX_PROGRAMS: usize = 40;
+/// Bytes of a name: what fits into the messages of `init`.
+const MAX_NAME_BYTES: usize = 24;
 /// Most numbers of one kind that one program may use.
 const MAX_NAMES: u32 = 128;
 
@@ -93,6 +93,7 @@ pub fn check(policy: &Policy, machine: &Machine) -> Result<Plan> {
             (largest, plan.largest_quota) = (frames, policy.place(&program.frames));
         }
     }
+    checker.one_ends_the_machine(&plan)?;
     checker.devices_have_one_owner(&plan)?;
     checker.slices_fit(&plan)?;
     quota_fits(&plan, machine, 0)?;
@@ -216,7 +217,7 @@ impl Checker<'_> {
             names: manifest::Names {
                 environments: self.within(&toml.environments, 0, 0, MAX_NAMES, "environments")?,
                 pools: self.within(&toml.pools, 0, 0, MAX_NAMES, "pools")?,
-                cells: self.within(&toml.cells, DEFAULT_CELLS, 0, MAX_NAMES, "cells")?,
+                cells: self.within(&toml.cells, 0, 0, MAX_NAMES, "cells")?,
             },
             slices: self.slices(toml)?,
             devices: toml
@@ -351,6 +352,22 @@ impl Checker<'_> {
             .remedy("`crate` is a name in apps/ or drivers/, or a path with a `/`, taken from the image file's folder"))
     }
 
+    fn one_ends_the_machine(&self, plan: &Plan) -> Result<()> {
+        let mut ending = plan
+            .programs
+            .iter()
+            .filter(|planned| planned.program.ends_machine);
+        let (Some(first), Some(second)) = (ending.next(), ending.next()) else {
+            return Ok(());
+        };
+        Err(Error::new(format!(
+            "`{}` ends the machine, and `{}` does so already",
+            second.program.name, first.program.name
+        ))
+        .at(&second.place)
+        .remedy("remove `ends_machine` from one of them"))
+    }
+
     fn within(
         &self,
         value: &Option<Spanned<u32>>,
@@ -374,12 +391,14 @@ impl Checker<'_> {
 
 fn good_name(name: &str, place: &Place) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if !name.is_empty() && name.len() <= 32 && name.chars().all(good) {
+    if !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(good) {
         return Ok(());
     }
     Err(Error::new(format!("`{name}` is not a name"))
         .at(place)
-        .remedy("use 1 to 32 letters, digits, `-` and `_`"))
+        .remedy(format!(
+            "use 1 to {MAX_NAME_BYTES} letters, digits, `-` and `_`"
+        )))
 }
 
 fn beside(file: &Path, path: &str) -> PathBuf {

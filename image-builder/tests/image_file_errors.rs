@@ -342,3 +342,15 @@ fn an_image_that_does_not_exist_is_named_with_those_that_do() {
         "{error}"
     );
 }
+
+#[test]
+fn one_program_at_most_ends_the_machine() {
+    let text = with_init("ends_machine = true\n")
+        + &program("ends_machine = true\n").split_off(with_init("").len());
+    says(
+        &text,
+        8,
+        "`other` ends the machine, and `init` does so already",
+        "remove",
+    );
+}
