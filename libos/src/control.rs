@@ -36,8 +36,6 @@ pub struct Library {
     pub vcore: u64,
     /// Not 0: this vcore is printing a panic.
     pub panicking: u64,
-    /// Address of what a further vcore was told.
-    pub beginning: u64,
 }
 
 const _: () = assert!(size_of::<Library>() <= size_of::<[u64; 112]>());
@@ -121,18 +119,6 @@ pub fn add_to_stock(frame: u64) {
     library_set!(stocked as u64 + 1, stocked);
 }
 
-/// Notes what the running vcore was told.
-#[cfg(target_os = "none")]
-pub fn keep_beginning(address: u64) {
-    library_set!(address, beginning);
-}
-
-/// What [`keep_beginning`] noted.
-#[cfg(target_os = "none")]
-pub fn beginning() -> u64 {
-    library_get!(beginning)
-}
-
 /// What the running vcore counted: demand-zero faults answered, upcalls that took the long way.
 pub fn counted() -> (u64, u64) {
     (library_get!(demand_faults), library_get!(full_upcalls))
@@ -186,15 +172,17 @@ pub fn with_batch<R>(
     call: impl FnOnce() -> R,
 ) -> R {
     assert!(count <= BATCH_ENTRIES as usize);
-    let outer = library_get!(batch_used);
-    if outer != 0 {
-        return keeping_outer(outer, || with_batch_of_ones_own(count, entry, call));
+    if library_get!(batch_used) == 0 {
+        return with_own_batch(count, entry, call);
     }
-    with_batch_of_ones_own(count, entry, call)
+    let (mut call, mut result) = (Some(call), None);
+    keeping_outer(&mut || result = call.take().map(|call| with_own_batch(count, &entry, call)));
+    // The line above ran the call once.
+    result.unwrap_or_else(|| unreachable!())
 }
 
 #[inline(always)]
-fn with_batch_of_ones_own<R>(
+fn with_own_batch<R>(
     count: usize,
     entry: impl Fn(usize) -> [u64; 2],
     call: impl FnOnce() -> R,
@@ -212,17 +200,17 @@ fn with_batch_of_ones_own<R>(
 /// An upcall came while the program was using the buffer: its entries are kept on the upcall's stack meanwhile.
 #[cold]
 #[inline(never)]
-fn keeping_outer<R>(outer: u64, inside: impl FnOnce() -> R) -> R {
+fn keeping_outer(inside: &mut dyn FnMut()) {
+    let outer = library_get!(batch_used);
     let mut kept = [[0u64; 2]; BATCH_ENTRIES as usize];
     for (index, entry) in kept.iter_mut().enumerate() {
         *entry = read_batch(index);
     }
-    let result = inside();
+    inside();
     for (index, entry) in kept.iter().enumerate() {
         write_batch(index, *entry);
     }
     library_set!(outer, batch_used);
-    result
 }
 
 /// Writes an entry of the batch buffer.

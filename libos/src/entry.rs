@@ -1,8 +1,8 @@
 //! The beginning and the end of a program: `_start`, the change of stacks, exit codes, panics.
 //!
-//! `_start` runs on the small stack that the vcore begins with. It makes the control page the library's, reads what the
-//! program was told, declares stack and heap as regions, and calls `main` on the main stack. From then on the small
-//! stack belongs to upcalls.
+//! `_start` runs on the small stack that the vcore begins with: it learns where things lie, declares stack and heap as
+//! regions, and changes to the main stack, whose first touch is the first upcall. From then on the small stack belongs to
+//! upcalls. On the main stack the heap begins, the rest of what the program was told is read, and `main` is called.
 
 use crate::start;
 use core::fmt::Display;
@@ -134,11 +134,13 @@ mod machine {
     use core::panic::PanicInfo;
     use core::ptr::addr_of_mut;
     use exo_abi::exposed::MachineInfo;
-    use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal, binding};
+    use exo_abi::{PAGE_BYTES, Pfn, Refusal, binding};
 
     /// Pages of address space for the first environment's heap and stack.
     const FIRST_HEAP_PAGES: u64 = 256;
     const FIRST_STACK_PAGES: u64 = 16;
+    /// In place of the address of a start page.
+    const NOTHING_TOLD: u64 = 0;
     /// The first environment's own numbers.
     const FIRST_ENVIRONMENT: u32 = 1;
     const FIRST_POOL: u32 = 1;
@@ -162,21 +164,42 @@ mod machine {
         version = const exo_abi::ABI_VERSION,
     );
 
-    /// The library's first code. What `_start` calls, by way of the application's macro.
+    /// The library's first code, on the small stack. What `_start` calls, by way of the application's macro.
+    ///
+    /// Nothing here touches stack or heap proper: the upcall that fills them would run on the stack that is in use.
     pub fn begin(x0: u64, sp: u64, kind: Kind, main: extern "C" fn() -> !) -> ! {
-        // No upcall entry yet: a fault in here stops the vcore, and its supervisor sees where.
-        adopt_vcore(0, sp);
-        let made = match kind {
-            Kind::Application => begin_application(x0),
-            Kind::First => begin_first(Pfn(x0)),
+        let told = match kind {
+            Kind::Application => {
+                start::peek(told(x0)).filter(|(version, ..)| *version == exo_abi::ABI_VERSION)
+            }
+            Kind::First => {
+                let control = control::page() as u64;
+                Some((
+                    exo_abi::ABI_VERSION,
+                    Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES),
+                    x0,
+                ))
+            }
         };
-        match made {
-            Ok(layout) => call_on_stack(layout.stack_end, main),
-            Err(_) => sys::halt(NOT_STARTED),
+        let Some((_, layout, machine_frame)) = told else {
+            sys::halt(NOT_STARTED)
+        };
+        if begin_memory(&layout, Pfn(machine_frame), x0 ^ machine_frame).is_err() {
+            sys::halt(NOT_STARTED);
         }
+        let info = match kind {
+            Kind::Application => x0,
+            Kind::First => NOTHING_TOLD,
+        };
+        adopt_vcore(0, sp);
+        call_on_stack(
+            layout.stack_end,
+            go_on,
+            [info, layout.heap, layout.heap_end, main as usize as u64],
+        )
     }
 
-    /// Makes the running vcore's control page the library's; `stack_end` becomes the top of its upcall stack.
+    /// Makes the running vcore's control page the library's: upcalls enter from now on, on the stack that ends at `stack_end`.
     pub fn adopt_vcore(index: u64, stack_end: u64) {
         library_set!(index, vcore);
         library_set!(stack_end, upcall_stack);
@@ -186,34 +209,39 @@ mod machine {
         };
     }
 
-    fn begin_application(info: u64) -> Result<Layout, Refusal> {
-        let bytes = mem::bytes_mapped_for_good(info, INFO_PAGES * PAGE_BYTES);
-        // The heap comes before the rest of what the page tells: decoding allocates.
-        let (version, layout, frame) = start::peek(bytes).ok_or(Refusal::BadArgument)?;
-        if version != exo_abi::ABI_VERSION {
-            return Err(Refusal::BadArgument);
-        }
-        let seed = info ^ frame;
-        begin_memory(&layout, Pfn(frame), seed)?;
-        start::set_info(start::decode(bytes).ok_or(Refusal::BadArgument)?);
-        Ok(layout)
+    /// Goes on with the main stack: the heap, what the program was told, `main`.
+    extern "C" fn go_on(info: u64, heap: u64, heap_end: u64, main: u64) -> ! {
+        mem::begin_heap(heap, heap_end);
+        let info = match info {
+            NOTHING_TOLD => Some(first_info()),
+            address => start::decode(told(address)),
+        };
+        let Some(info) = info else {
+            sys::halt(NOT_STARTED)
+        };
+        start::set_info(info);
+        // SAFETY: `begin` passed the function here.
+        let main: extern "C" fn() -> ! = unsafe { core::mem::transmute(main) };
+        main()
     }
 
-    fn begin_first(frame: Pfn) -> Result<Layout, Refusal> {
-        let control = control::page() as u64;
-        let layout = Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES);
-        begin_memory(&layout, frame, 0)?;
+    fn told(info: u64) -> &'static [u8] {
+        mem::bytes_mapped_for_good(info, INFO_PAGES * PAGE_BYTES)
+    }
+
+    /// What the first environment knows by itself.
+    fn first_info() -> StartInfo<'static> {
         let machine: &MachineInfo = machine::info();
-        start::set_info(StartInfo {
+        StartInfo {
             abi_version: exo_abi::ABI_VERSION,
+            layout: Layout::above(control::page() as u64, FIRST_STACK_PAGES, FIRST_HEAP_PAGES),
+            machine_frame: machine::frame().0,
             name: "init",
             args: Vec::new(),
             environment: FIRST_ENVIRONMENT,
             pool: FIRST_POOL,
             core: 0,
             frames: machine.frames_free_at_start,
-            layout,
-            machine_frame: frame.0,
             timer_hz: machine.timer_hz,
             slots: (binding::first::FREE.0, SLOTS - binding::first::FREE.0),
             cells: (0, 0),
@@ -222,11 +250,10 @@ mod machine {
             bindings: Vec::new(),
             devices: Vec::new(),
             files: Vec::new(),
-        });
-        Ok(layout)
+        }
     }
 
-    /// Machine pages, then the regions, then what stands on them.
+    /// Machine pages and the regions.
     fn begin_memory(layout: &Layout, machine_frame: Pfn, seed: u64) -> Result<(), Refusal> {
         mem::places::begin(layout.maps, layout.far, layout.far_end);
         machine::begin(machine_frame)?;
@@ -239,15 +266,23 @@ mod machine {
                 mem::add_region(start, end).ok_or(Refusal::BadArgument)?;
             }
         }
-        mem::begin_heap(layout.heap, layout.heap_end);
         Ok(())
     }
 
-    /// Calls a function that never returns on another stack.
-    pub fn call_on_stack(stack_end: u64, function: extern "C" fn() -> !) -> ! {
-        // SAFETY: the stack is a region of the layout that nothing else uses; the function never comes back to this one.
+    /// Calls a function that never returns on another stack, with four arguments.
+    pub fn call_on_stack(
+        stack_end: u64,
+        function: extern "C" fn(u64, u64, u64, u64) -> !,
+        arguments: [u64; 4],
+    ) -> ! {
+        // SAFETY: the stack is a region that nothing else uses; the function never comes back to this one.
         unsafe {
-            asm!("mov sp, {stack}", "mov x29, xzr", "mov x30, xzr", "br {function}", stack = in(reg) stack_end, function = in(reg) function, options(noreturn))
+            asm!(
+                "mov sp, {stack}", "mov x29, xzr", "mov x30, xzr", "br {function}",
+                stack = in(reg) stack_end, function = in(reg) function,
+                in("x0") arguments[0], in("x1") arguments[1], in("x2") arguments[2], in("x3") arguments[3],
+                options(noreturn),
+            )
         }
     }
 
@@ -259,7 +294,6 @@ mod machine {
             crate::println!("{}: {info}", name());
             crate::console::flush();
         }
-        let _ = Handle::SELF;
         sys::halt(PANICKED)
     }
 }

@@ -11,14 +11,14 @@ use spin::Once;
 /// Pages of the free bitmap that a program looks at: they speak of 4 GiB.
 const BITMAP_PAGES: u64 = 32;
 
-static INFO: Once<MachineInfo> = Once::new();
+static INFO: Once<(MachineInfo, Pfn)> = Once::new();
 /// Address of the first slice vector; 0: not mapped yet.
 static SLICES_VA: AtomicU64 = AtomicU64::new(0);
 
 /// Maps the machine's description and the free bitmap.
 pub(crate) fn begin(frame: Pfn) -> Result<(), Refusal> {
     let va = exposed(frame, 1)?;
-    let info = *INFO.call_once(|| mem::value_mapped_for_good(va));
+    let (info, _) = *INFO.call_once(|| (mem::value_mapped_for_good(va), frame));
     let pages = info.bitmap_frames.min(BITMAP_PAGES);
     let words = pages * PAGE_BYTES / 8;
     mem::publish_bitmap(
@@ -40,13 +40,20 @@ fn exposed(first: Pfn, pages: u64) -> Result<u64, Refusal> {
 /// # Panics
 /// On a host.
 pub fn info() -> &'static MachineInfo {
-    INFO.get()
+    &INFO
+        .get()
         .expect("the program was started by the library's entry")
+        .0
+}
+
+/// The frame that holds it.
+pub fn frame() -> Pfn {
+    INFO.get().map_or(Pfn(0), |(_, frame)| *frame)
 }
 
 /// Generic timer ticks a second.
 pub(crate) fn timer_hz() -> u64 {
-    INFO.get().map_or(1_000_000_000, |info| info.timer_hz)
+    INFO.get().map_or(1_000_000_000, |(info, _)| info.timer_hz)
 }
 
 /// Frames that were free a moment ago, of those that the program looks at.
@@ -87,7 +94,7 @@ pub fn longest_masked(core: u64) -> Option<u64> {
 }
 
 fn vector(core: u64) -> Option<u64> {
-    let info = INFO.get()?;
+    let (info, _) = INFO.get()?;
     if core >= info.cores {
         return None;
     }

@@ -102,17 +102,18 @@ mod begin {
     #[cfg(target_os = "none")]
     extern "C" fn begin(beginning: &'static Beginning) -> ! {
         crate::entry::adopt_vcore(beginning.index, beginning.upcall_stack_end);
-        crate::control::keep_beginning(core::ptr::from_ref(beginning).expose_provenance() as u64);
-        crate::entry::call_on_stack(beginning.stack_end, run)
+        crate::entry::call_on_stack(
+            beginning.stack_end,
+            run,
+            [beginning.main as usize as u64, 0, 0, 0],
+        )
     }
 
     /// Then, on its main stack.
     #[cfg(target_os = "none")]
-    extern "C" fn run() -> ! {
-        let beginning =
-            core::ptr::with_exposed_provenance::<Beginning>(crate::control::beginning() as usize);
-        // SAFETY: `begin` left it there; it was leaked, so it lives for ever.
-        let main = unsafe { (*beginning).main };
+    extern "C" fn run(main: u64, _: u64, _: u64, _: u64) -> ! {
+        // SAFETY: `begin` passed the function here.
+        let main: fn() = unsafe { core::mem::transmute(main) };
         main();
         sys::halt(0)
     }
