@@ -1,0 +1,10 @@
+//! The prompt.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![forbid(unsafe_code)]
+
+#[cfg(target_os = "none")]
+libos::main!(shell::run::main);
+
+/// On a host only the library is of interest.
+#[cfg(not(target_os = "none"))]
+fn main() {}
