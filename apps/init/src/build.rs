@@ -266,7 +266,7 @@ fn claim_slices(ground: &Ground, order: &Order, environment: Handle) -> Result<(
     let Some(slices) = order.program.slices.first() else {
         return Err(Failed::because(STEP, "the manifest gives it none"));
     };
-    let position = gifts::positions(ground, order, STEP)?.0;
+    let position = gifts::position(ground, order, 0, STEP)?;
     let terms = sys::SliceTerms {
         micros: u64::from(slices.micros),
         exact: slices.exact,

@@ -1,7 +1,7 @@
 //! Which numbers, positions and badges each program gets: the same at each of its starts.
 
 use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, SLICES_PER_CORE};
-use velvet_manifest::{Manifest, Program};
+use velvet_manifest::Manifest;
 
 /// Cells every program gets for its own use, whatever the manifest says: for gates and events it offers.
 pub const LEAST_CELLS: u64 = 4;
@@ -98,20 +98,21 @@ pub const fn program_of(badge: u64) -> usize {
     ((badge & 0xffff) as usize).wrapping_sub(1)
 }
 
-/// First and count of a program's positions of the slice vectors: its own on every core, since a Core binding narrows to
-/// positions, not to cores. `None`: the vectors are full.
-pub fn positions(manifest: &Manifest, program: usize, first_free: u64) -> Option<(u64, u64)> {
-    let count = |program: &Program| {
-        program
-            .slices
-            .iter()
-            .map(|slices| u64::from(slices.count))
-            .sum::<u64>()
-    };
-    let others = manifest.programs.get(1..program)?;
-    let first = first_free + others.iter().map(count).sum::<u64>();
-    let own = count(manifest.programs.get(program)?);
-    (first + own <= SLICES_PER_CORE).then_some((first, own))
+/// The first position of a program's slices `group` in the vector of their core, where those of all programs follow each
+/// other; core 0 begins at `first_free`. `None`: the vector is full.
+pub fn position(manifest: &Manifest, program: usize, group: usize, first_free: u64) -> Option<u64> {
+    let wanted = manifest.programs.get(program)?.slices.get(group)?;
+    let before =
+        |number: usize, index: usize| number < program || (number == program && index < group);
+    let mut position = if wanted.core == 0 { first_free } else { 0 };
+    for (number, other) in manifest.programs.iter().enumerate().skip(1) {
+        for (index, slices) in other.slices.iter().enumerate() {
+            if before(number, index) && slices.core == wanted.core {
+                position += u64::from(slices.count);
+            }
+        }
+    }
+    (position + u64::from(wanted.count) <= SLICES_PER_CORE).then_some(position)
 }
 
 #[cfg(test)]
@@ -165,12 +166,14 @@ mod tests {
             micros: 1000,
             exact: false,
         };
-        manifest.programs[1].slices = vec![slices(0, 2), slices(1, 1)];
-        manifest.programs[2].slices = vec![slices(0, 60)];
-        assert_eq!(positions(&manifest, 1, 1), Some((1, 3)));
-        assert_eq!(positions(&manifest, 2, 1), Some((4, 60)));
-        manifest.programs[2].slices = vec![slices(0, u32::MAX), slices(1, u32::MAX)];
-        assert_eq!(positions(&manifest, 2, 1), None);
-        assert_eq!(positions(&manifest, 9, 1), None);
+        manifest.programs[1].slices = vec![slices(0, 2), slices(1, 1), slices(0, 3)];
+        manifest.programs[2].slices = vec![slices(0, 58), slices(1, 64), slices(0, u32::MAX)];
+        assert_eq!(position(&manifest, 1, 0, 1), Some(1));
+        assert_eq!(position(&manifest, 1, 1, 1), Some(0));
+        assert_eq!(position(&manifest, 1, 2, 1), Some(3));
+        assert_eq!(position(&manifest, 2, 0, 1), Some(6));
+        assert_eq!(position(&manifest, 2, 1, 1), None);
+        assert_eq!(position(&manifest, 2, 2, 1), None);
+        assert_eq!(position(&manifest, 9, 0, 1), None);
     }
 }

@@ -66,7 +66,7 @@ fn refuse(mut out: Out, why: &dyn core::fmt::Display) -> u64 {
 /// The lowest cell that the kernel did not use for its own objects, and the next.
 fn own_cell() -> Option<(u64, u64)> {
     let slot = slots::take()?;
-    let cell = (0..MAX_CELLS).find(|&cell| sys::gate_bind(Handle::SELF, 0, cell, slot, 1).is_ok());
+    let cell = (1..MAX_CELLS).find(|&cell| sys::gate_bind(Handle::SELF, 0, cell, slot, 1).is_ok());
     slots::empty(slot);
     cell.map(|cell| (cell, cell + 1))
 }
@@ -86,11 +86,15 @@ fn serve(world: &mut World) -> ! {
         let [badge, words @ .., _] = sys::reply_wait(&message);
         reply = Answer::words([0; 7]);
         match badge {
+            // A refused reply shows as no event: only a binding that went stale meanwhile can be the reason.
             0 => {
-                // A refusal: x1 = 0 and x2 says which. Only a binding that went stale meanwhile can be the reason.
+                let events = words[0];
                 world
                     .watchdog
-                    .signs(words[0] & Watchdog::EVENTS, Instant::now().0);
+                    .signs(events & Watchdog::EVENTS, Instant::now().0);
+                if events >> event::CHILD & 1 == 1 {
+                    world.look_at_children();
+                }
             }
             badge => reply = answer(world, badge, &words),
         }

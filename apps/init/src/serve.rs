@@ -67,7 +67,7 @@ pub fn answer(world: &mut World, badge: u64, words: &Words) -> Answer {
             Answer::status(status::FORBIDDEN)
         }
         START => start(world, words),
-        KILL => kill(world, words),
+        KILL => kill(world, caller, words),
         POWER => switch(world, number as u64, words[1]),
         _ => Answer::status(status::UNKNOWN),
     }
@@ -180,15 +180,20 @@ fn start(world: &mut World, words: &Words) -> Answer {
     }
 }
 
-fn kill(world: &mut World, words: &Words) -> Answer {
+/// Ends a program. When the answer comes it is gone; who ends itself gets none.
+fn kill(world: &mut World, caller: usize, words: &Words) -> Answer {
     match named(world, words) {
         None => Answer::status(status::NOT_FOUND),
         Some(Manifest::FIRST) => Answer::status(status::FORBIDDEN),
-        Some(index) => Answer::status(
-            world
-                .end(index, End::Killed)
-                .map_or(status::STATE, |()| status::OK),
-        ),
+        Some(index) => match world.end(index, End::Killed) {
+            Err(_) => Answer::status(status::STATE),
+            Ok(()) => {
+                if index != caller {
+                    world.look_at_children();
+                }
+                Answer::status(status::OK)
+            }
+        },
     }
 }
 

@@ -91,6 +91,8 @@ impl World {
 
     /// Builds and starts a program that is not alive. A failure is said and counts as an end.
     pub fn start(&mut self, index: usize) {
+        // What was said so far comes out before the program does anything: it may be the console's driver.
+        self.out.pump();
         let now = Instant::now().0;
         match self.try_start(index, now) {
             Ok(()) => {

@@ -5,7 +5,7 @@ use crate::failed::{Failed, While};
 use crate::numbers;
 use alloc::vec::Vec;
 use exo_abi::binding::{Rights, first};
-use exo_abi::{BindingKind, Handle};
+use exo_abi::{BindingKind, Handle, SLICES_PER_CORE};
 use libos::protocol::Name;
 use libos::protocol::name_to_words;
 use libos::protocol::supervisor::Given;
@@ -251,27 +251,35 @@ impl<'a> Gifts<'a> {
         Ok(())
     }
 
-    /// Its positions, when they are more than one: for vcores that it makes itself.
+    /// Its positions, where they are more than its vcore 0 needs: for vcores that it makes itself.
     fn cores(&mut self) -> Result<(), Failed> {
         const STEP: &str = "give it its slices";
-        let (first_position, count) = positions(self.ground, self.order, STEP)?;
-        if count < 2 {
+        let groups = &self.order.program.slices;
+        if let [only] = groups.as_slice()
+            && only.count < 2
+        {
             return Ok(());
         }
-        let range = Some((first_position, count));
-        let handle = self.grant(
-            first::CORES,
-            "cores",
-            BindingKind::Core,
-            Rights::CORE_CLAIM | Rights::GRANT,
-            range,
-            STEP,
-        )?;
-        self.named.push(Named {
-            name: "cores",
-            handle: handle.0,
-            kind: BindingKind::Core as u8,
-        });
+        for (group, slices) in groups.iter().enumerate() {
+            let position = position(self.ground, self.order, group, STEP)?;
+            // A Core binding counts the positions of all cores through.
+            let first_position = u64::from(slices.core) * SLICES_PER_CORE + position;
+            let range = Some((first_position, u64::from(slices.count)));
+            let rights = Rights::CORE_CLAIM | Rights::GRANT;
+            let handle = self.grant(
+                first::CORES,
+                "cores",
+                BindingKind::Core,
+                rights,
+                range,
+                STEP,
+            )?;
+            self.named.push(Named {
+                name: "cores",
+                handle: handle.0,
+                kind: BindingKind::Core as u8,
+            });
+        }
         Ok(())
     }
 
@@ -308,10 +316,17 @@ impl<'a> Gifts<'a> {
     }
 }
 
-/// First and count of a program's positions. They are its own on every core.
-pub fn positions(ground: &Ground, order: &Order, step: &'static str) -> Result<(u64, u64), Failed> {
-    numbers::positions(&ground.manifest, order.index, ground.first_position).ok_or(Failed::because(
-        step,
-        "all positions of the cores are given: lower `slices` in the manifest",
-    ))
+/// The first position of a program's slices `group` on their core.
+pub fn position(
+    ground: &Ground,
+    order: &Order,
+    group: usize,
+    step: &'static str,
+) -> Result<u64, Failed> {
+    numbers::position(&ground.manifest, order.index, group, ground.first_position).ok_or(
+        Failed::because(
+            step,
+            "all positions of the core are given: lower `slices` in the manifest",
+        ),
+    )
 }
