@@ -91,10 +91,8 @@ pub fn build(ground: &Ground, order: &Order) -> Result<Child, Failed> {
             "it was built for another version of the kernel's contract: build the image anew",
         ));
     }
-    if order.life == 0 {
-        for segment in &order.program.segments {
-            ground.archive.check(segment)?;
-        }
+    for segment in &order.program.segments {
+        ground.archive.check(segment)?;
     }
     let space = Space::plan(ground, order)?;
     let pool = create_pool(order)?;

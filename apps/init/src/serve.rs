@@ -205,3 +205,7 @@ fn switch(world: &mut World, what: u64, code: u64) -> Answer {
     }
     Answer::status(status::STATE)
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
