@@ -58,12 +58,13 @@ pub fn page() -> *mut ControlPage {
 /// A page for each thread of a test.
 #[cfg(not(target_os = "none"))]
 pub fn page() -> *mut ControlPage {
+    use core::cell::UnsafeCell;
     use std::boxed::Box;
     std::thread_local! {
         // SAFETY: every field is an integer, for which zero is a value.
-        static PAGE: *mut ControlPage = Box::into_raw(Box::new(unsafe { core::mem::zeroed::<ControlPage>() }));
+        static PAGE: Box<UnsafeCell<ControlPage>> = Box::new(unsafe { core::mem::zeroed() });
     }
-    PAGE.with(|page| *page)
+    PAGE.with(|page| page.get())
 }
 
 /// The library's words of the running vcore.
