@@ -67,15 +67,17 @@ impl Out {
             if rest.is_empty() {
                 break;
             }
-            let part = &rest[..rest.len().min(MAX_BYTES)];
-            match sys::debug_write(first::DEVICES, part) {
-                Ok(()) => said += part.len(),
-                Err(Refusal::Claimed) => match self.write_to_driver(part) {
-                    0 => break,
-                    taken => said += taken,
-                },
+            let (line, taken) = for_a_terminal(rest);
+            match sys::debug_write(first::DEVICES, line.as_bytes()) {
+                Ok(()) => said += taken,
+                Err(Refusal::Claimed) => {
+                    match self.write_to_driver(&rest[..rest.len().min(MAX_BYTES)]) {
+                        0 => break,
+                        taken => said += taken,
+                    }
+                }
                 // There is no UART: nobody will ever hear it.
-                Err(_) => said += part.len(),
+                Err(_) => said += taken,
             }
         }
         self.pending.drain(..said);
@@ -131,6 +133,23 @@ impl Out {
     }
 }
 
+/// The beginning of `text` as the bare UART needs it, each line feed after a carriage return; and how much of `text` that is.
+fn for_a_terminal(text: &[u8]) -> (Message, usize) {
+    let mut bytes = [0; MAX_BYTES];
+    let (mut len, mut taken) = (0, 0);
+    for &byte in text {
+        let needed = if byte == b'\n' { 2 } else { 1 };
+        if len + needed > MAX_BYTES {
+            break;
+        }
+        bytes[len] = b'\r';
+        bytes[len + needed - 1] = byte;
+        len += needed;
+        taken += 1;
+    }
+    (Message::new(0).with_bytes(&bytes[..len]), taken)
+}
+
 impl fmt::Write for Out {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if self.pending.len() + text.len() <= MOST_PENDING {
@@ -148,4 +167,31 @@ macro_rules! say {
     ($out:expr, $($text:tt)*) => {{
         let _ = core::fmt::Write::write_fmt(&mut $out, format_args!("init: {}\n", format_args!($($text)*)));
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::fmt::Write;
+
+    #[test]
+    fn line_feeds_get_their_carriage_return_and_nothing_is_split() {
+        let (line, taken) = for_a_terminal(b"one\ntwo\n");
+        assert_eq!((line.as_bytes(), taken), (&b"one\r\ntwo\r\n"[..], 8));
+        let (line, taken) = for_a_terminal(&[b'x'; 60]);
+        assert_eq!((line.as_bytes().len(), taken), (48, 48));
+        let mut text = [b'x'; 60];
+        text[47] = b'\n';
+        assert_eq!(for_a_terminal(&text).1, 47);
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_not_kept() {
+        let mut out = Out::new();
+        for _ in 0..1000 {
+            let _ = out.write_str("0123456789");
+        }
+        assert!(out.pending.len() <= MOST_PENDING);
+        assert_eq!(out.pending.len() + out.lost, 10_000);
+    }
 }
