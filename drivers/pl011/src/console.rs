@@ -139,7 +139,7 @@ impl Console {
     }
 
     fn open(&mut self, place: Place) -> Message {
-        self.finish_line_of(place);
+        self.flush(place);
         if let Some(client) = self.clients.get(place) {
             client.wants_input = false;
             client.wants_space = false;
@@ -275,14 +275,6 @@ impl Console {
             client.flush = client.output.len();
         }
         self.collect();
-    }
-
-    /// A program begins anew: what its former life left unfinished is ended.
-    fn finish_line_of(&mut self, place: Place) {
-        self.flush(place);
-        if self.unfinished == Some(place) && put(&mut self.output, b'\n') {
-            self.unfinished = None;
-        }
     }
 
     /// Moves lines from the clients to the common queue, a line of each in turn, while they have room there.

@@ -187,12 +187,13 @@ fn draining_counts_what_is_on_its_way() {
 }
 
 #[test]
-fn a_new_life_ends_the_line_of_the_former_one_and_loses_its_focus() {
+fn opening_shows_what_was_written_and_gives_up_the_focus() {
     let mut console = Console::new();
     prompt(&mut console, A, "half a li");
     assert!(read(&mut console, A).is_empty());
+    write(&mut console, A, "ne");
     console.request(A, &Message::new(OPEN));
-    assert_eq!(shown(&mut console), "half a li\r\n");
+    assert_eq!(shown(&mut console), "half a line");
     type_in(&mut console, b"x");
     assert!(notified(&mut console).is_empty());
     assert_eq!(read(&mut console, A), b"x");
