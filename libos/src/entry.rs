@@ -184,7 +184,7 @@ mod machine {
         let Some((_, layout, machine_frame)) = told else {
             sys::halt(NOT_STARTED)
         };
-        if begin_memory(&layout, Pfn(machine_frame), x0 ^ machine_frame).is_err() {
+        if begin_memory(&layout, Pfn(machine_frame)).is_err() {
             sys::halt(NOT_STARTED);
         }
         let info = match kind {
@@ -254,10 +254,10 @@ mod machine {
     }
 
     /// Machine pages and the regions.
-    fn begin_memory(layout: &Layout, machine_frame: Pfn, seed: u64) -> Result<(), Refusal> {
+    fn begin_memory(layout: &Layout, machine_frame: Pfn) -> Result<(), Refusal> {
         mem::places::begin(layout.maps, layout.far, layout.far_end);
-        machine::begin(machine_frame)?;
-        mem::frames::begin_at(seed);
+        let control = mem::tables::leaf(layout.control).ok_or(Refusal::NotMapped)?;
+        machine::begin(machine_frame, control.pfn())?;
         for (start, end) in [
             (layout.stack, layout.stack_end),
             (layout.heap, layout.heap_end),

@@ -21,7 +21,7 @@ mod heap;
 
 pub use crate::control::{lost, set_sacrifice};
 pub(crate) use access::{
-    bytes_mapped_for_good, publish_bitmap, value_mapped_for_good, with_bitmap,
+    bitmap_is_read, bytes_mapped_for_good, publish_bitmap, value_mapped_for_good, with_bitmap,
 };
 pub use frames::{alloc_frames, free_frames};
 #[cfg(target_os = "none")]

@@ -1,7 +1,7 @@
 //! Raw memory: the window onto the page tables, the free bitmap, the bytes of mappings.
 
 use super::frames::FreeBitmap;
-use core::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use exo_abi::page::Descriptor;
 #[cfg(target_os = "none")]
 use exo_abi::page::{WINDOW_LEVEL_1, WINDOW_LEVEL_2, WINDOW_LEVEL_3};
@@ -67,29 +67,40 @@ static BITMAP_WORDS: AtomicU64 = AtomicU64::new(0);
 static FIRST_FRAME: AtomicU64 = AtomicU64::new(0);
 static FRAMES: AtomicU64 = AtomicU64::new(0);
 
-/// Makes the free bitmap known: mapped read-only at `va`, for good; `words` of it stand for `frames` frames from `first_frame` on.
+/// Who looks at the bitmap now.
+static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Makes a stretch of the free bitmap known: mapped read-only at `va`; `words` of it stand for `frames` frames from `first_frame` on.
 pub fn publish_bitmap(va: u64, words: u64, first_frame: u64, frames: u64) {
     FIRST_FRAME.store(first_frame, Relaxed);
     FRAMES.store(frames, Relaxed);
-    BITMAP_VA.store(va, Relaxed);
-    BITMAP_WORDS.store(words, Release);
+    BITMAP_VA.store(va, SeqCst);
+    BITMAP_WORDS.store(words, SeqCst);
+}
+
+/// Whether somebody may be looking at a stretch that was published before.
+pub fn bitmap_is_read() -> bool {
+    READERS.load(SeqCst) != 0
 }
 
 /// Looks at the free bitmap; it is empty until it was published.
 pub fn with_bitmap<R>(look: impl FnOnce(&FreeBitmap) -> R) -> R {
-    let words = BITMAP_WORDS.load(Acquire) as usize;
-    let va = BITMAP_VA.load(Relaxed);
+    READERS.fetch_add(1, SeqCst);
+    let words = BITMAP_WORDS.load(SeqCst) as usize;
+    let va = BITMAP_VA.load(SeqCst);
     let bits: &[AtomicU64] = if words == 0 {
         &[]
     } else {
-        // SAFETY: `publish_bitmap` was told that so many words are mapped there for good; the kernel changes them atomically.
+        // SAFETY: so many words are mapped there, and stay so while READERS counts this one; the kernel changes them atomically.
         unsafe { core::slice::from_raw_parts(va as *const AtomicU64, words) }
     };
-    look(&FreeBitmap::new(
+    let result = look(&FreeBitmap::new(
         bits,
         FIRST_FRAME.load(Relaxed),
         FRAMES.load(Relaxed),
-    ))
+    ));
+    READERS.fetch_sub(1, SeqCst);
+    result
 }
 
 /// Bytes at an address that whoever made this environment, or the kernel, mapped read-only for its whole life.

@@ -46,6 +46,11 @@ impl<'a> FreeBitmap<'a> {
         }
     }
 
+    /// The index of a frame, for the cursor.
+    fn index_of(&self, frame: Pfn) -> u64 {
+        frame.0.saturating_sub(self.first_frame)
+    }
+
     /// Frames that were free a moment ago.
     pub fn count(&self) -> u64 {
         (0..self.words.len())
@@ -98,9 +103,9 @@ pub fn lost_races() -> u64 {
     LOST_RACES.load(Relaxed)
 }
 
-/// Where the search begins: environments that begin apart seldom meet.
-pub(crate) fn begin_at(index: u64) {
-    CURSOR.store(index, Relaxed);
+/// Lets the search begin at a frame.
+pub(crate) fn begin_at(frame: Pfn) {
+    access::with_bitmap(|bitmap| CURSOR.store(bitmap.index_of(frame), Relaxed));
 }
 
 /// Takes as many zeroed frames into `pool` as `out` has places; all or none.
@@ -117,15 +122,19 @@ pub fn alloc_frames(pool: Handle, out: &mut [Pfn]) -> Result<(), Refusal> {
 
 /// Takes zeroed frames into `pool` until `out` is full or the kernel refuses; answers with how many, and why no more.
 pub fn alloc_some(pool: Handle, out: &mut [Pfn]) -> (usize, Option<Refusal>) {
-    let (mut taken, mut races, mut again) = (0, 0, 0);
+    let (mut taken, mut races, mut again, mut empty) = (0, 0, 0, 0);
     while taken < out.len() {
         let room = (out.len() - taken).min(MOST);
         let wanted = &mut out[taken..taken + room];
         let (found, next) = access::with_bitmap(|bitmap| bitmap.find(CURSOR.load(Relaxed), wanted));
         if found == 0 {
-            return (taken, Some(Refusal::NotFree));
+            // Nothing here: perhaps further on, if the machine has more memory than one look shows.
+            empty += 1;
+            if empty >= crate::machine::stretches() || !crate::machine::look_further() {
+                return (taken, Some(Refusal::NotFree));
+            }
+            continue;
         }
-        let first = wanted[0];
         CURSOR.store(next, Relaxed);
         match sys::frame_alloc(pool, &wanted[..found], Fill::Zeroed) {
             Ok(_) => taken += found,
@@ -134,16 +143,9 @@ pub fn alloc_some(pool: Handle, out: &mut [Pfn]) -> (usize, Option<Refusal>) {
                 taken += done;
                 // The candidates behind the refused one are looked at again.
                 let refused = out[taken.min(out.len() - 1)];
+                let taken_by_others = u64::from(refusal == Refusal::NotFree);
                 access::with_bitmap(|bitmap| {
-                    let index = refused.0.saturating_sub(bitmap.first_frame);
-                    CURSOR.store(
-                        if refusal == Refusal::NotFree {
-                            index + 1
-                        } else {
-                            index
-                        },
-                        Relaxed,
-                    );
+                    CURSOR.store(bitmap.index_of(refused) + taken_by_others, Relaxed)
                 });
                 match refusal {
                     Refusal::NotFree if races < MAX_RACES => {
@@ -151,10 +153,7 @@ pub fn alloc_some(pool: Handle, out: &mut [Pfn]) -> (usize, Option<Refusal>) {
                         LOST_RACES.fetch_add(1, Relaxed);
                     }
                     Refusal::Again if again < MAX_AGAIN || done > 0 => again += 1,
-                    _ => {
-                        let _ = first;
-                        return (taken, Some(refusal));
-                    }
+                    _ => return (taken, Some(refusal)),
                 }
             }
         }
