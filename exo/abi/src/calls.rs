@@ -60,7 +60,7 @@ impl Call {
 pub mod call_flag {
     /// x8 is the deadline.
     pub const DEADLINE: u64 = 1 << 16;
-    /// x9 is the handle of a binding to send along; it needs GRANT.
+    /// x9 is a binding to send along: its handle in bits 15:0, the rights that arrive in bits 23:16; it needs GRANT.
     pub const SEND: u64 = 1 << 17;
     /// x10 is an empty slot for a binding that comes with the reply.
     pub const ACCEPT: u64 = 1 << 18;
@@ -68,7 +68,9 @@ pub mod call_flag {
 
 /// Flags of x0 in [`Call::ReplyWait`], above the mask of events.
 pub mod reply_flag {
-    /// x9 is the handle of a binding to send along; it needs GRANT.
+    /// x8 is an alarm: when the timer passes it while the gate is open, the event ALARM is raised.
+    pub const ALARM: u64 = 1 << 48;
+    /// x9 is a binding to send along, as in a call.
     pub const SEND: u64 = 1 << 49;
     /// x10 is an empty slot for a binding that comes with the next call.
     pub const ACCEPT: u64 = 1 << 50;
@@ -138,6 +140,7 @@ calls! {
     /// pc, flags, x16 and x17 from there, and upcalls are unmasked. A refusal returns behind the `svc` with x16 = the refusal and x17 = entries done, other registers kept.
     4 Resume resume [BadArgument];
     /// Waits until an event of mask x0 is pending or the timer passes x1 (0: never). Returns x0 = 0 and x1 = the events of the mask, taken; it may be 0.
+    /// There is one alarm a vcore: it stays set when the wait ends early, and raises ALARM when it passes later, until the next call that sets one.
     5 Wait wait [BadArgument];
     /// Raises the event of x0. Needs EVENT_NOTIFY. A waiting vcore that owns a later slice of this round on this core runs at once and pays with that slice.
     6 Notify notify [BadHandle WrongKind Stale NoRight BadArgument];

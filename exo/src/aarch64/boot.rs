@@ -1,0 +1,95 @@
+//! From the boot protocol to [`super::start`]: the assembly, and the tables it fills.
+
+use super::layout::*;
+use exo_abi::boot::BootHeader;
+
+/// A translation table in the image.
+#[repr(C, align(4096))]
+pub struct Table(pub core::cell::UnsafeCell<[u64; 512]>);
+
+// SAFETY: written by the boot code and by `mmu` on the first core only, before another core starts.
+unsafe impl Sync for Table {}
+
+impl Table {
+    const fn new() -> Table {
+        Table(core::cell::UnsafeCell::new([0; 512]))
+    }
+}
+
+/// TTBR1's root.
+#[unsafe(link_section = ".tables")]
+pub static ROOT: Table = Table::new();
+/// The top GiB: image, boot windows, devices.
+#[unsafe(link_section = ".tables")]
+pub static HIGH_2: Table = Table::new();
+/// The image's pages.
+#[unsafe(link_section = ".tables")]
+pub static IMAGE_3: Table = Table::new();
+/// TTBR0's root while booting; emptied, it is what an idle core's TTBR0 points at.
+#[unsafe(link_section = ".tables")]
+pub static IDENTITY_1: Table = Table::new();
+/// The identity map's 2 MiB blocks while booting.
+#[unsafe(link_section = ".tables")]
+static IDENTITY_2: Table = Table::new();
+
+core::arch::global_asm!(
+    include_str!("boot.s"),
+    HEADER_BYTES = const size_of::<BootHeader>(),
+    STACK_BYTES = const STACK_BYTES,
+    SCTLR_OFF = const SCTLR_OFF,
+    SCTLR_ON = const SCTLR_ON,
+    MAIR = const MAIR,
+    TCR = const TCR,
+    BLOCK = const BLOCK_BOOT,
+    PAGE_TEXT = const PAGE_TEXT,
+    PAGE_RODATA = const PAGE_RODATA,
+    PAGE_DATA = const PAGE_DATA,
+    ROOT = sym ROOT,
+    HIGH_2 = sym HIGH_2,
+    IMAGE_3 = sym IMAGE_3,
+    IDENTITY_1 = sym IDENTITY_1,
+    IDENTITY_2 = sym IDENTITY_2,
+    MAIN = sym super::start::start,
+);
+
+unsafe extern "C" {
+    static boot_header: BootHeader;
+    static image_start: u8;
+    static rodata_end: u8;
+    static bss_end: u8;
+    static image_end: u8;
+    static stack_guard: u8;
+}
+
+/// The boot header in the image.
+pub fn header() -> &'static BootHeader {
+    // SAFETY: the linker script places it in the mapped, read-only image; the image-builder wrote it, and every bit pattern is a valid one.
+    unsafe { &boot_header }
+}
+
+/// The header's bytes that its checksum covers.
+pub fn header_bytes() -> &'static [u8] {
+    let header: *const BootHeader = header();
+    // SAFETY: the same bytes, read as bytes; the structure has no padding before `checksum`.
+    unsafe { core::slice::from_raw_parts(header.cast(), core::mem::offset_of!(BootHeader, checksum)) }
+}
+
+/// Sizes of the image's parts, in bytes.
+pub struct Image {
+    /// Text and read-only data.
+    pub text: u64,
+    /// Data and zero-initialised data, without tables and per-core memory.
+    pub data: u64,
+    /// Everything, from the image's first byte.
+    pub whole: u64,
+    /// Offset of the page below the stack, which must not be mapped.
+    pub guard: u64,
+}
+
+/// Measures the image by the linker's symbols.
+pub fn image() -> Image {
+    let (start, rodata, bss, end) = (&raw const image_start as u64, &raw const rodata_end as u64, &raw const bss_end as u64, &raw const image_end as u64);
+    Image { text: rodata - start, data: bss - rodata, whole: end - start, guard: &raw const stack_guard as u64 - start }
+}
+
+const _: () = assert!(IMAGE == 0xffff_ffff_c000_0000);

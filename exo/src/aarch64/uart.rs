@@ -1,0 +1,74 @@
+//! The debug UART: a PL011 (Arm DDI 0183), polled, until a driver claims it.
+
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+const DATA: u64 = 0x00;
+const FLAGS: u64 = 0x18;
+const LINE_CONTROL: u64 = 0x2c;
+const CONTROL: u64 = 0x30;
+const INTERRUPT_MASK: u64 = 0x38;
+const INTERRUPT_CLEAR: u64 = 0x44;
+const FLAG_BUSY: u32 = 1 << 3;
+const FLAG_FULL: u32 = 1 << 5;
+/// Looks at the flags before a character is given up: a UART that answers nothing must not stop the kernel.
+const PATIENCE: u32 = 100_000;
+
+/// Kernel address of the registers; 0: none.
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+fn read(offset: u64) -> u32 {
+    // SAFETY: BASE is 0 (not called then) or a device mapping of a PL011's page.
+    unsafe { ((BASE.load(Relaxed) + offset) as *const u32).read_volatile() }
+}
+
+fn write(offset: u64, value: u32) {
+    // SAFETY: as for `read`.
+    unsafe { ((BASE.load(Relaxed) + offset) as *mut u32).write_volatile(value) }
+}
+
+/// The registers are mapped here.
+pub fn set_base(address: u64) {
+    BASE.store(address, Relaxed);
+}
+
+/// Sets it up as the kernel uses it: 8 bits, FIFOs, no interrupts. The speed stays what firmware set.
+pub fn reset() {
+    if BASE.load(Relaxed) == 0 {
+        return;
+    }
+    for _ in 0..PATIENCE {
+        if read(FLAGS) & FLAG_BUSY == 0 {
+            break;
+        }
+    }
+    write(CONTROL, 0);
+    write(INTERRUPT_MASK, 0);
+    write(INTERRUPT_CLEAR, 0x7ff);
+    write(LINE_CONTROL, 0x70);
+    write(CONTROL, 0x301);
+}
+
+/// Writes bytes.
+pub fn put(bytes: &[u8]) {
+    if BASE.load(Relaxed) == 0 {
+        return;
+    }
+    for byte in bytes {
+        for _ in 0..PATIENCE {
+            if read(FLAGS) & FLAG_FULL == 0 {
+                break;
+            }
+        }
+        write(DATA, *byte as u32);
+    }
+}
+
+/// For `write!`.
+pub struct Writer;
+
+impl core::fmt::Write for Writer {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        put(text.as_bytes());
+        Ok(())
+    }
+}

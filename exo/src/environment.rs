@@ -1,0 +1,252 @@
+//! Environments: protection domains, one frame each.
+
+use crate::binding::{self, Binding};
+use crate::frame::{self, Kind, Word};
+use crate::machine::Machine;
+use crate::vcore::{Vcore, VcoreRef};
+use crate::{page_table, pool};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::binding::{BindingKind, Rights};
+use exo_abi::calls::name_kind;
+use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
+use spin::mutex::SpinMutex;
+
+/// An environment: 512 bytes about it, then its vcores.
+#[repr(C, align(4096))]
+pub struct Environment {
+    /// Its number, which is its ASID.
+    pub number: AtomicU64,
+    /// Guards its page tables, and its destruction. Held for one batch.
+    pub lock: SpinMutex<()>,
+    /// Frame of the root table.
+    pub root: AtomicU64,
+    /// Frames of the binding table; 0: none there.
+    pub binding_frames: [AtomicU64; MAX_BINDING_FRAMES as usize],
+    /// Number of its own pool.
+    own_pool: AtomicU64,
+    /// The cell that ends with it.
+    pub cell: AtomicU64,
+    /// Who is told when a vcore stops.
+    pub supervisor: AtomicU64,
+    /// Its own frame.
+    own_frame: AtomicU64,
+    /// [`crate::destroy`]'s progress; 0: it lives.
+    pub dying: AtomicU64,
+    /// It has interrupt lines bound.
+    pub has_lines: AtomicU64,
+    /// Up to 512 bytes.
+    reserved: [AtomicU64; 47],
+    /// Its vcores.
+    pub vcores: [Vcore; MAX_VCORES as usize],
+}
+
+const _: () = assert!(size_of::<Environment>() == 4096);
+const _: () = assert!(core::mem::offset_of!(Environment, vcores) == 512);
+
+impl Environment {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number.load(Relaxed)
+    }
+    /// Its own frame.
+    pub fn frame(&self) -> Pfn {
+        Pfn(self.own_frame.load(Relaxed))
+    }
+    /// Its root table.
+    pub fn root(&self) -> Pfn {
+        Pfn(self.root.load(Relaxed))
+    }
+    /// The number of its own pool.
+    pub fn pool(&self) -> u64 {
+        self.own_pool.load(Relaxed)
+    }
+    /// It is being destroyed.
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Acquire) != 0
+    }
+}
+
+/// What a new environment is made of.
+pub struct Parts {
+    /// Its number.
+    pub number: u64,
+    /// The cell that ends with it.
+    pub cell: u64,
+    /// Its own pool.
+    pub pool: u64,
+    /// The frame it lies in.
+    pub frame: Pfn,
+    /// Its root table.
+    pub root: Pfn,
+    /// The first frame of its binding table.
+    pub bindings: Pfn,
+    /// Who supervises it.
+    pub supervisor: VcoreRef,
+}
+
+/// Makes the kernel objects of an environment of frames that are [`Kind::Busy`] or the kernel's, zeroed and the caller's alone.
+pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
+    let environment = m.environment(parts.frame);
+    environment.number.store(parts.number, Relaxed);
+    environment.root.store(parts.root.0, Relaxed);
+    environment.binding_frames[0].store(parts.bindings.0, Relaxed);
+    environment.own_pool.store(parts.pool, Relaxed);
+    environment.cell.store(parts.cell, Relaxed);
+    environment.supervisor.store(parts.supervisor.0, Relaxed);
+    environment.own_frame.store(parts.frame.0, Relaxed);
+    m.words(parts.root)[511].store(page_table::window(parts.root).bits(), Relaxed);
+    m.frames().set(parts.root, Word::table(parts.pool, 1, parts.number));
+    m.frames().set(parts.bindings, Word::new(parts.pool, Kind::Bindings, 0));
+    m.frames().set(parts.frame, Word::new(parts.pool, Kind::Environment, 0));
+    m.publish_descriptors();
+    let owner = m.tables().environments[parts.number as usize].load(Relaxed) & !FRAME_MASK;
+    m.tables().environments[parts.number as usize].store(owner | parts.frame.0, Release);
+    environment
+}
+
+/// The frame in an entry of the table of environments.
+const FRAME_MASK: u64 = (1 << 40) - 1;
+
+/// The living environment of a number.
+pub fn by_number<'m>(m: &'m impl Machine, number: u64) -> Option<&'m Environment> {
+    let frame = m.tables().environments.get(number as usize)?.load(Acquire) & FRAME_MASK;
+    (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
+}
+
+/// Ends the use of a number; its owner keeps it.
+pub fn forget_number(m: &impl Machine, number: u64) {
+    m.tables().environments[number as usize].fetch_and(!FRAME_MASK, AcqRel);
+}
+
+/// Creates an environment. Everything is checked before the first change, and what two callers could both want is claimed in an order that can be undone.
+pub fn create(m: &impl Machine, caller: &Environment, supervisor: VcoreRef, parts: &Parts, slot: u64) -> Result<(), Refusal> {
+    let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
+    let old = entry.load(Acquire);
+    if old >> 48 != caller.number() || parts.number == 0 {
+        return Err(Refusal::NotYours);
+    }
+    if old & FRAME_MASK != 0 {
+        return Err(Refusal::InUse);
+    }
+    binding::check_cell(m, parts.cell, caller.number())?;
+    binding::check_empty(m, caller, slot)?;
+    for pfn in [parts.frame, parts.root, parts.bindings] {
+        if frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data {
+            return Err(Refusal::WrongFrame);
+        }
+    }
+    if parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings {
+        return Err(Refusal::BadArgument);
+    }
+    let identity = pool::pool(m, parts.pool).identity();
+    if identity.state() != pool::State::Shared {
+        return Err(Refusal::InUse);
+    }
+    // From here each step claims one thing by an atomic; a lost race undoes the ones before.
+    entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    if let Err(refusal) = pool::pool(m, parts.pool).change(identity, identity.in_state(pool::State::Own)) {
+        entry.store(old, Release);
+        return Err(refusal);
+    }
+    let busy = Word::new(parts.pool, Kind::Busy, 0);
+    let frames = [parts.frame, parts.root, parts.bindings];
+    for (done, pfn) in frames.iter().enumerate() {
+        if let Err(refusal) = frame::become_object(m, parts.pool, *pfn, busy) {
+            frames[..done].iter().for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
+            let _ = pool::pool(m, parts.pool).change(identity.in_state(pool::State::Own), identity);
+            entry.store(old, Release);
+            return Err(refusal);
+        }
+    }
+    binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
+    let child = establish(m, &Parts { supervisor, ..*parts });
+    let mut own = Binding::new(m, BindingKind::Env, Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT, parts.cell, parts.frame.0);
+    binding::write(m, child, Handle::SELF.0 as u64, &own)?;
+    let pool_binding = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
+    binding::write(m, child, Handle::POOL.0 as u64, &pool_binding)?;
+    own.rights = Rights::EVERYTHING;
+    binding::write(m, caller, slot, &own)
+}
+
+/// The live environment behind a handle.
+pub fn look_up<'m>(m: &'m impl Machine, caller: &Environment, handle: u64, rights: Rights) -> Result<&'m Environment, Refusal> {
+    let binding = binding::look_up(m, caller, handle, BindingKind::Env, rights)?;
+    let environment = m.environment(Pfn(binding.object));
+    if environment.is_dying() { Err(Refusal::Stale) } else { Ok(environment) }
+}
+
+/// Adds a frame to a binding table; answers how many it has then.
+pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Result<u64, Refusal> {
+    let _guard = environment.lock.lock();
+    let place = environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
+    let pool = environment.pool();
+    frame::become_object(m, pool, pfn, Word::new(pool, Kind::Bindings, 0))?;
+    environment.binding_frames[place].store(pfn.0, Release);
+    Ok(place as u64 + 1)
+}
+
+/// Hands unused numbers over: all are checked first.
+pub fn give_names(m: &impl Machine, from: u64, to: u64, kind: u64, first: u64, count: u64) -> Result<(), Refusal> {
+    let end = match kind {
+        name_kind::ENVIRONMENTS => MAX_ENVIRONMENTS,
+        name_kind::POOLS => MAX_POOLS,
+        name_kind::CELLS => MAX_CELLS,
+        _ => return Err(Refusal::BadArgument),
+    };
+    if count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first {
+        return Err(Refusal::BadArgument);
+    }
+    let numbers = first..first + count;
+    for number in numbers.clone() {
+        let (owner, used) = owner_of(m, kind, number);
+        if owner != from {
+            return Err(Refusal::NotYours);
+        }
+        if used {
+            return Err(Refusal::InUse);
+        }
+    }
+    numbers.for_each(|number| give_name(m, kind, number, to));
+    Ok(())
+}
+
+/// Who owns a number, and whether it is used.
+pub fn owner_of(m: &impl Machine, kind: u64, number: u64) -> (u64, bool) {
+    match kind {
+        name_kind::ENVIRONMENTS => {
+            let entry = m.tables().environments[number as usize].load(Relaxed);
+            (entry >> 48, entry & FRAME_MASK != 0)
+        }
+        name_kind::POOLS => {
+            let identity = pool::pool(m, number).identity();
+            (identity.owner(), identity.state() != pool::State::Unused)
+        }
+        _ => {
+            let value = binding::value(m, number);
+            (value & 0x7fff, value & binding::OBJECT != 0)
+        }
+    }
+}
+
+/// Gives a number to `to`, whatever it stands for.
+pub fn give_name(m: &impl Machine, kind: u64, number: u64, to: u64) {
+    match kind {
+        name_kind::ENVIRONMENTS => {
+            let entry = &m.tables().environments[number as usize];
+            entry.store(entry.load(Relaxed) & FRAME_MASK | to << 48, Release);
+        }
+        name_kind::POOLS => {
+            let pool = pool::pool(m, number);
+            let old = pool.identity();
+            let _ = pool.change(old, pool::Identity::new(to, old.parent(), old.cell(), old.state()));
+        }
+        _ => {
+            // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
+            if binding::value(m, number) & binding::OBJECT == 0 {
+                binding::bump(m, number, to);
+            } else {
+                binding::pass_cell_on(m, number, to);
+            }
+        }
+    }
+}

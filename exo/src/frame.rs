@@ -1,0 +1,268 @@
+//! Physical frames: one word each, the truth about who has it and what for.
+//!
+//! ```text
+//! 63      48 47  44 43   40 39                                     0
+//! |  pool   | kind | flags |  count (for a table: level, environment) |
+//! ```
+//! One compare-and-swap checks and changes pool, kind and count together. A change that takes longer goes through
+//! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
+
+use crate::machine::Machine;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::{Pfn, Refusal};
+
+/// What a frame is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Nobody has it; its pool is the one that had it last, whose contents it may still hold.
+    Free = 0,
+    /// Readable and writable memory.
+    Data = 1,
+    /// Readable and executable memory.
+    Code = 2,
+    /// A page table, installed in exactly one place (or an environment's root).
+    Table = 3,
+    /// An environment.
+    Environment = 4,
+    /// A part of a binding table.
+    Bindings = 5,
+    /// A vcore's control page.
+    Control = 6,
+    /// The kernel's own; with [`EXPOSED`] everybody may map it read-only.
+    Kernel = 7,
+    /// Inside the span of RAM, but not RAM: a hole, or reserved by the firmware.
+    Device = 8,
+    /// In the middle of a change.
+    Busy = 9,
+    /// Being taken away: counts only fall.
+    Going = 10,
+}
+
+impl Kind {
+    const fn from_bits(bits: u64) -> Kind {
+        match bits & 0xf {
+            0 => Kind::Free,
+            1 => Kind::Data,
+            2 => Kind::Code,
+            3 => Kind::Table,
+            4 => Kind::Environment,
+            5 => Kind::Bindings,
+            6 => Kind::Control,
+            7 => Kind::Kernel,
+            8 => Kind::Device,
+            10 => Kind::Going,
+            _ => Kind::Busy,
+        }
+    }
+}
+
+/// Flag of a kernel frame that everybody may map read-only.
+pub const EXPOSED: u64 = 1 << 40;
+const COUNT_MASK: u64 = (1 << 40) - 1;
+const KIND_SHIFT: u32 = 44;
+
+/// The value of a frame's word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word(pub u64);
+
+impl Word {
+    /// Pool, kind and count.
+    pub const fn new(pool: u64, kind: Kind, count: u64) -> Word {
+        Word(pool << 48 | (kind as u64) << KIND_SHIFT | count)
+    }
+    /// A page table of `level` (1: root) that belongs to environment number `environment`.
+    pub const fn table(pool: u64, level: u64, environment: u64) -> Word {
+        Word::new(pool, Kind::Table, environment << 8 | level)
+    }
+    /// The pool that has the frame, or had it last.
+    pub const fn pool(self) -> u64 {
+        self.0 >> 48
+    }
+    /// Its use.
+    pub const fn kind(self) -> Kind {
+        Kind::from_bits(self.0 >> KIND_SHIFT)
+    }
+    /// Mappings of it that exist.
+    pub const fn count(self) -> u64 {
+        self.0 & COUNT_MASK
+    }
+    /// Of a table: 1, 2 or 3.
+    pub const fn level(self) -> u64 {
+        self.0 & 0xff
+    }
+    /// Of a table: the number of the environment it belongs to.
+    pub const fn environment(self) -> u64 {
+        self.0 >> 8 & 0xff
+    }
+    /// Everybody may map it read-only.
+    pub const fn exposed(self) -> bool {
+        self.0 & EXPOSED != 0
+    }
+}
+
+/// The words of all frames, and the free bitmap.
+pub struct Frames<'a> {
+    /// The first frame with a word.
+    pub first: u64,
+    /// One word a frame.
+    pub words: &'a [AtomicU64],
+    /// One bit a frame: set while it is free.
+    pub bitmap: &'a [AtomicU64],
+}
+
+impl Frames<'_> {
+    /// The word of a frame; `None` outside the span of RAM.
+    pub fn word(&self, pfn: Pfn) -> Option<&AtomicU64> {
+        self.words.get(pfn.0.wrapping_sub(self.first) as usize)
+    }
+
+    /// The current value of a frame's word.
+    pub fn read(&self, pfn: Pfn) -> Option<Word> {
+        self.word(pfn).map(|word| Word(word.load(Acquire)))
+    }
+
+    /// Replaces a frame's word, if it still is what the caller saw.
+    pub fn change(&self, pfn: Pfn, old: Word, new: Word) -> Result<(), Refusal> {
+        let word = self.word(pfn).ok_or(Refusal::BadArgument)?;
+        word.compare_exchange(old.0, new.0, AcqRel, Relaxed).map(|_| ()).map_err(|_| Refusal::InUse)
+    }
+
+    /// Stores a frame's word: only for who has made it [`Kind::Busy`], or owns it otherwise.
+    pub fn set(&self, pfn: Pfn, new: Word) {
+        if let Some(word) = self.word(pfn) {
+            word.store(new.0, Release);
+        }
+    }
+
+    /// Sets or clears the hint that a frame is free.
+    fn hint(&self, pfn: Pfn, free: Hint) {
+        let index = pfn.0.wrapping_sub(self.first);
+        if let Some(word) = self.bitmap.get((index / 64) as usize) {
+            match free {
+                Hint::Free => word.fetch_or(1 << (index % 64), Relaxed),
+                Hint::Taken => word.fetch_and(!(1 << (index % 64)), Relaxed),
+            };
+        }
+    }
+}
+
+enum Hint {
+    Free,
+    Taken,
+}
+
+/// Whether an allocation had to zero the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Allocated {
+    /// It was in this pool last.
+    AsItWas,
+    /// It was new to its pool, or the caller asked for zeros.
+    Zeroed,
+}
+
+/// When to zero a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zero {
+    /// When it was in another pool last.
+    WhenNew,
+    /// In any case.
+    Always,
+    /// Refuse with `Again` where zeroing would be needed.
+    Never,
+}
+
+/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it.
+pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<Allocated, Refusal> {
+    let frames = m.frames();
+    let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
+    if old.kind() != Kind::Free {
+        return Err(Refusal::NotFree);
+    }
+    let dirty = old.pool() != pool;
+    let zeroed = match zero {
+        Zero::Never if dirty => return Err(Refusal::Again),
+        Zero::Never => false,
+        Zero::WhenNew => dirty,
+        Zero::Always => true,
+    };
+    frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
+    if zeroed {
+        m.zero(pfn);
+    }
+    frames.hint(pfn, Hint::Taken);
+    frames.set(pfn, Word::new(pool, Kind::Data, 0));
+    Ok(if zeroed { Allocated::Zeroed } else { Allocated::AsItWas })
+}
+
+/// Reads the word of a frame that must belong to `pool`, be data or code, and be mapped nowhere.
+pub fn unmapped(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<Word, Refusal> {
+    let word = m.frames().read(pfn).ok_or(Refusal::BadArgument)?;
+    match word.kind() {
+        _ if word.pool() != pool || word.kind() == Kind::Free => Err(Refusal::NotYours),
+        Kind::Data | Kind::Code if word.count() == 0 => Ok(word),
+        Kind::Data | Kind::Code => Err(Refusal::InUse),
+        _ => Err(Refusal::WrongFrame),
+    }
+}
+
+/// Gives an unmapped frame of `pool` back; the caller then lowers the pool's use.
+pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
+    let old = unmapped(m, pool, pfn)?;
+    m.frames().change(pfn, old, Word::new(pool, Kind::Free, 0))?;
+    m.frames().hint(pfn, Hint::Free);
+    Ok(())
+}
+
+/// Frees a frame for good, whatever it was: only for who owns it alone. Nothing remembers the pool, so that its next one zeroes it.
+pub fn release(m: &impl Machine, pfn: Pfn) {
+    m.frames().set(pfn, Word::new(0, Kind::Free, 0));
+    m.frames().hint(pfn, Hint::Free);
+}
+
+/// Turns an unmapped data frame of `pool` into a kernel object: zeroed, since its owner may have written anything into it.
+pub fn become_object(m: &impl Machine, pool: u64, pfn: Pfn, new: Word) -> Result<(), Refusal> {
+    let old = unmapped(m, pool, pfn)?;
+    if old.kind() != Kind::Data {
+        return Err(Refusal::WrongFrame);
+    }
+    m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
+    m.zero(pfn);
+    m.frames().set(pfn, new);
+    Ok(())
+}
+
+/// Turns a kernel object back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
+pub fn become_data(m: &impl Machine, pfn: Pfn) {
+    let Some(word) = m.frames().word(pfn) else { return };
+    m.zero(pfn);
+    let old = Word(word.load(Acquire));
+    if old.kind() == Kind::Control {
+        // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
+        word.fetch_sub(((Kind::Control as u64) - (Kind::Data as u64)) << KIND_SHIFT, AcqRel);
+    } else {
+        word.store(Word::new(old.pool(), Kind::Data, 0).0, Release);
+    }
+}
+
+/// Counts one more mapping of a frame, if `allowed` says its word permits that. Bounded: a lost race is lost to a change that got through, and four of them are answered with `InUse`.
+pub fn count_mapping(m: &impl Machine, pfn: Pfn, allowed: impl Fn(Word) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    let word = m.frames().word(pfn).ok_or(Refusal::NotYours)?;
+    let mut old = word.load(Relaxed);
+    for _ in 0..4 {
+        allowed(Word(old))?;
+        match word.compare_exchange(old, old + 1, AcqRel, Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(seen) => old = seen,
+        }
+    }
+    Err(Refusal::InUse)
+}
+
+/// Counts one mapping less.
+pub fn uncount_mapping(m: &impl Machine, pfn: Pfn) {
+    if let Some(word) = m.frames().word(pfn) {
+        word.fetch_sub(1, Release);
+    }
+}

@@ -1,0 +1,77 @@
+//! Page tables: descriptors composed from an enumeration, and the walk to a slot.
+//!
+//! 39 bits of user space, three levels (Arm ARM D8.2). The root's last entry points at the root: the window, through which EL0 reads its own
+//! descriptors. Therefore every table descriptor also serves as a page descriptor: it carries AP=11 (read-only), AF, SH, nG, XN, and never DBM.
+
+use crate::machine::Machine;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::page::{ADDRESS_MASK, Descriptor, Prot};
+use exo_abi::{Pfn, Refusal};
+
+const PAGE: Descriptor = Descriptor::VALID.union(Descriptor::TABLE_OR_PAGE).union(Descriptor::EL0).union(Descriptor::NOT_GLOBAL);
+const NEVER_EXECUTE: Descriptor = Descriptor::EXECUTE_NEVER.union(Descriptor::PRIVILEGED_EXECUTE_NEVER);
+
+/// What a leaf may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaf {
+    /// RAM.
+    Memory,
+    /// Registers of a device: Device-nGnRE.
+    Device,
+}
+
+/// Checks permissions of a leaf: READ always, never WRITE with EXECUTE, DIRTY only with WRITE, GUARDED only with EXECUTE.
+pub fn check(prot: Prot) -> Result<(), Refusal> {
+    let well_formed = Prot::from_bits(prot.bits()).is_some()
+        && prot.contains(Prot::READ)
+        && !prot.contains(Prot::WRITE | Prot::EXECUTE)
+        && (prot.contains(Prot::WRITE) || !prot.contains(Prot::DIRTY))
+        && (prot.contains(Prot::EXECUTE) || !prot.contains(Prot::GUARDED));
+    if well_formed { Ok(()) } else { Err(Refusal::BadArgument) }
+}
+
+/// The level-3 descriptor for a frame; `prot` has been checked.
+pub fn leaf(pfn: Pfn, prot: Prot, leaf: Leaf) -> Descriptor {
+    let mut bits = PAGE.union(Descriptor::PRIVILEGED_EXECUTE_NEVER);
+    bits |= match leaf {
+        Leaf::Memory => Descriptor::INNER_SHAREABLE,
+        Leaf::Device => Descriptor::DEVICE,
+    };
+    bits.set(Descriptor::EXECUTE_NEVER, !prot.contains(Prot::EXECUTE));
+    bits.set(Descriptor::GUARDED, prot.contains(Prot::GUARDED));
+    bits.set(Descriptor::WRITABLE, prot.contains(Prot::WRITE));
+    bits.set(Descriptor::READ_ONLY, !prot.contains(Prot::DIRTY));
+    bits.set(Descriptor::ACCESSED, prot.contains(Prot::ACCESSED));
+    Descriptor::from_bits_retain(bits.bits() | pfn.address())
+}
+
+/// The descriptor of a table: 0x0060…0FC3 and the address.
+pub fn table(pfn: Pfn) -> Descriptor {
+    let bits = PAGE | NEVER_EXECUTE | Descriptor::READ_ONLY | Descriptor::INNER_SHAREABLE | Descriptor::ACCESSED;
+    Descriptor::from_bits_retain(bits.bits() | pfn.address())
+}
+
+/// The root's last entry: 0x5860…0FC3 and the root's own address. Through it everything is read-only and never executed.
+pub fn window(root: Pfn) -> Descriptor {
+    table(root) | Descriptor::TABLE_READ_ONLY | Descriptor::TABLE_EXECUTE_NEVER | Descriptor::TABLE_PRIVILEGED_EXECUTE_NEVER
+}
+
+/// The table an entry points at.
+pub fn next_table(entry: &AtomicU64) -> Option<Pfn> {
+    let entry = Descriptor::from_bits_retain(entry.load(Acquire));
+    entry.contains(Descriptor::VALID).then(|| Pfn((entry.bits() & ADDRESS_MASK) >> 12))
+}
+
+/// The place of `va` in a table of `level`.
+pub const fn index(va: u64, level: u64) -> usize {
+    (va >> (39 - 9 * level)) as usize & 511
+}
+
+/// The table of `level` (1 to 3) that serves `va`.
+pub fn table_for(m: &impl Machine, root: Pfn, va: u64, level: u64) -> Option<Pfn> {
+    let mut table = root;
+    for above in 1..level {
+        table = next_table(&m.words(table)[index(va, above)])?;
+    }
+    Some(table)
+}

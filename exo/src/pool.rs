@@ -1,0 +1,202 @@
+//! Pools: frames under a quota; quotas form a tree.
+//!
+//! A child's quota is carved from its parent's when it is made: it counts there as use. Quota and use share one
+//! word, so that one compare-and-swap keeps `use <= quota` whatever other cores do.
+
+use crate::machine::Machine;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
+
+/// A pool.
+#[derive(Default)]
+pub struct Pool {
+    /// Use in bits 63:32, quota in 31:0, in frames.
+    account: AtomicU64,
+    /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
+    identity: AtomicU64,
+    /// The minimum that cannot be taken; while the pool is being destroyed, how far that is.
+    pub minimum: AtomicU64,
+}
+
+/// What a pool's number stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// Nothing.
+    Unused = 0,
+    /// Memory shared by whom its holders grant it.
+    Shared = 1,
+    /// An environment's own.
+    Own = 2,
+    /// On its way out.
+    Dying = 3,
+}
+
+/// The value of a pool's identity word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity(u64);
+
+impl Identity {
+    /// All fields.
+    pub const fn new(owner: u64, parent: u64, cell: u64, state: State) -> Identity {
+        Identity(owner << 48 | parent << 32 | cell << 16 | state as u64)
+    }
+    /// The environment that may use the number.
+    pub const fn owner(self) -> u64 {
+        self.0 >> 48
+    }
+    /// The pool its quota was carved from; 0: none.
+    pub const fn parent(self) -> u64 {
+        self.0 >> 32 & 0xffff
+    }
+    /// Its revocation cell.
+    pub const fn cell(self) -> u64 {
+        self.0 >> 16 & 0xffff
+    }
+    /// What it is.
+    pub const fn state(self) -> State {
+        match self.0 & 0xf {
+            0 => State::Unused,
+            1 => State::Shared,
+            2 => State::Own,
+            _ => State::Dying,
+        }
+    }
+    /// The same pool in another state.
+    pub const fn in_state(self, state: State) -> Identity {
+        Identity(self.0 & !0xf | state as u64)
+    }
+}
+
+impl Pool {
+    /// Unused, owned by the kernel.
+    pub const fn new() -> Pool {
+        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(0), minimum: AtomicU64::new(0) }
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> Identity {
+        Identity(self.identity.load(Acquire))
+    }
+
+    /// Frames used, child quotas included, and quota.
+    pub fn account(&self) -> (u64, u64) {
+        let word = self.account.load(Relaxed);
+        (word >> 32, word & 0xffff_ffff)
+    }
+
+    /// Replaces the identity if it still is what the caller saw.
+    pub fn change(&self, old: Identity, new: Identity) -> Result<(), Refusal> {
+        self.identity.compare_exchange(old.0, new.0, AcqRel, Relaxed).map(|_| ()).map_err(|_| Refusal::InUse)
+    }
+
+    /// Begins a life with a quota. The identity has been claimed.
+    pub fn begin(&self, quota: u64, minimum: u64) {
+        self.minimum.store(minimum, Relaxed);
+        self.account.store(quota, Release);
+    }
+
+    /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
+    pub fn charge(&self, frames: u64) -> Result<(), Refusal> {
+        let mut old = self.account.load(Relaxed);
+        for _ in 0..8 {
+            let (used, quota) = (old >> 32, old & 0xffff_ffff);
+            if used + frames > quota {
+                return Err(Refusal::QuotaExceeded);
+            }
+            match self.account.compare_exchange(old, old + (frames << 32), AcqRel, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(seen) => old = seen,
+            }
+        }
+        Err(Refusal::QuotaExceeded)
+    }
+
+    /// Takes `frames` off the use.
+    pub fn uncharge(&self, frames: u64) {
+        self.account.fetch_sub(frames << 32, AcqRel);
+    }
+}
+
+/// Pool by its number.
+pub fn pool(m: &impl Machine, number: u64) -> &Pool {
+    &m.tables().pools[number as usize % MAX_POOLS as usize]
+}
+
+/// Levels above a pool.
+fn depth(m: &impl Machine, mut number: u64) -> u64 {
+    let mut depth = 0;
+    while number != 0 && depth <= MAX_POOL_DEPTH {
+        number = pool(m, number).identity().parent();
+        depth += 1;
+    }
+    depth
+}
+
+/// Creates pool `number` under `parent`. The caller checked cell and slot.
+pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64, quota: u64, minimum: u64) -> Result<(), Refusal> {
+    let new = pool(m, number);
+    let old = new.identity();
+    if old.owner() != caller {
+        return Err(Refusal::NotYours);
+    }
+    if old.state() != State::Unused {
+        return Err(Refusal::InUse);
+    }
+    if matches!(pool(m, parent).identity().state(), State::Dying | State::Unused) {
+        return Err(Refusal::Stale);
+    }
+    if depth(m, parent) >= MAX_POOL_DEPTH {
+        return Err(Refusal::TooDeep);
+    }
+    pool(m, parent).charge(quota)?;
+    if new.change(old, Identity::new(caller, parent, cell, State::Shared)).is_err() {
+        pool(m, parent).uncharge(quota);
+        return Err(Refusal::InUse);
+    }
+    new.begin(quota, minimum);
+    Ok(())
+}
+
+/// A pool has child pools.
+pub fn has_children(m: &impl Machine, number: u64) -> bool {
+    (1..MAX_POOLS).any(|other| {
+        let identity = pool(m, other).identity();
+        identity.state() != State::Unused && identity.parent() == number
+    })
+}
+
+/// Child pools of a dying pool become its parent's, quota and all.
+pub fn pass_children_on(m: &impl Machine, number: u64) {
+    let parent = pool(m, number).identity().parent();
+    for other in 1..MAX_POOLS {
+        let child = pool(m, other);
+        let identity = child.identity();
+        if identity.state() != State::Unused && identity.parent() == number {
+            let moved = Identity::new(identity.owner(), parent, identity.cell(), identity.state());
+            if child.change(identity, moved).is_ok() {
+                // The parent goes on paying for it: what it pays for the dying pool falls by the same amount at the end.
+                pool(m, number).forget_child(child.account().1);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A child with this quota is no longer this pool's.
+    fn forget_child(&self, quota: u64) {
+        self.account.fetch_sub(quota << 32 | quota, AcqRel);
+    }
+}
+
+/// Ends a dying pool that has no frames any more: its number is unused, its quota is the parent's again.
+pub fn end(m: &impl Machine, number: u64) {
+    let dying = pool(m, number);
+    let identity = dying.identity();
+    let (_, quota) = dying.account();
+    dying.begin(0, 0);
+    let _ = dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused));
+    if identity.parent() != 0 {
+        pool(m, identity.parent()).uncharge(quota);
+    }
+}
