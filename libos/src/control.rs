@@ -32,6 +32,8 @@ pub struct Library {
     pub full_upcalls: u64,
     /// Resumes refused in a row.
     pub refusals: u64,
+    /// Entries of the last answer to a fault whose frames came from the stock.
+    pub answered: u64,
     /// Index of this vcore in its environment.
     pub vcore: u64,
     /// Not 0: this vcore is printing a panic.
@@ -112,12 +114,13 @@ pub fn take_stocked() -> Option<u64> {
     Some(library_get!(stock[(stocked - 1) as usize % STOCK]))
 }
 
-/// Adds a frame to this vcore's stock. Only upcalls may.
+/// Adds a frame to this vcore's stock, if there is room. Only upcalls may.
 pub fn add_to_stock(frame: u64) {
     let stocked = stocked();
-    assert!(stocked < STOCK);
-    library_set!(frame, stock[stocked]);
-    library_set!(stocked as u64 + 1, stocked);
+    if stocked < STOCK {
+        library_set!(frame, stock[stocked]);
+        library_set!(stocked as u64 + 1, stocked);
+    }
 }
 
 /// What the running vcore counted: demand-zero faults answered, upcalls that took the long way.

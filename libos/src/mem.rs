@@ -29,7 +29,7 @@ pub(crate) use heap::begin as begin_heap;
 pub use mapping::Mapping;
 pub(crate) use mapping::map_for_good;
 #[cfg(target_os = "none")]
-pub(crate) use region::{Answer, answer_fault, light_answer};
+pub(crate) use region::{Answer, answer_fault, light_answer, take_back};
 pub use region::{MAX_REGIONS, Region, add_region, regions};
 
 /// Bytes of the heap that are handed out, and bytes that are left.

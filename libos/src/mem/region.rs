@@ -183,6 +183,11 @@ fn take_stocked() -> Option<Pfn> {
     control::take_stocked().map(Pfn)
 }
 
+/// Puts the frame of an entry that was not applied back into the stock.
+pub(crate) fn take_back(entry: [u64; 2]) {
+    control::add_to_stock(entry[1] & 0xffff_ffff);
+}
+
 /// Makes sure that `needed` frames are in the stock.
 fn fetch(needed: usize) -> Result<(), Refusal> {
     let mut stocked = control::stocked();

@@ -57,7 +57,8 @@ global_asm!(
     "ldp x2, x3, [x17, #{x} + 16]",
     "ldp x0, x1, [x17, #{x}]",
     "svc #{resume}",
-    // Refused: every register but x16 and x17 is the program's, as on entry. The next round sees why.
+    // Refused: every register but x16 (why) and x17 (entries done) is the program's, as on entry. The next round sees both.
+    "orr x16, x16, x17, lsl #16",
     "mrs x17, tpidrro_el0",
     "str x16, [x17, #{spare}]",
     "b velvet_upcall",

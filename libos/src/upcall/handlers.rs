@@ -132,6 +132,7 @@ mod machine {
             return FULL_WAY;
         }
         if let Some(entry) = mem::light_answer(frame.cause, frame.address) {
+            library_set!(1, answered);
             return in_batch(page, entry);
         }
         let handler = library_get!(light_handler);
@@ -142,7 +143,10 @@ mod machine {
         let handler: Handler = unsafe { core::mem::transmute(handler) };
         match handler(frame) {
             Resume::Continue => 0,
-            Resume::Mapping(entry) => in_batch(page, entry),
+            Resume::Mapping(entry) => {
+                library_set!(0, answered);
+                in_batch(page, entry)
+            }
             Resume::NotMine => FULL_WAY,
         }
     }
@@ -164,16 +168,9 @@ mod machine {
         // SAFETY: the kernel keeps the page mapped; during an upcall nobody else touches this frame.
         let frame = unsafe { &mut *addr_of_mut!((*page).upcall) };
         library_set!(library_get!(full_upcalls) + 1, full_upcalls);
-        let refusal = core::mem::take(&mut frame.spare);
-        if refusal == 0 {
-            library_set!(0, refusals);
-        } else if refusal != Refusal::AlreadyMapped as u64 || library_get!(refusals) >= MAX_REFUSALS
-        {
-            return die(page);
-        } else {
-            // Another vcore mapped it first: the program tries again.
-            library_set!(library_get!(refusals) + 1, refusals);
-            return 0;
+        match core::mem::take(&mut frame.spare) {
+            0 => library_set!(0, refusals),
+            refused => return after_refusal(page, refused & 0xffff, refused >> 16),
         }
         if frame.cause == 0 {
             if let Some(handler) = event_handler() {
@@ -182,7 +179,10 @@ mod machine {
             return 0;
         }
         match mem::answer_fault(frame.cause, frame.address) {
-            Answer::Map(entries, count) => return apply(page, &entries[..count]),
+            Answer::Map(entries, count) => {
+                library_set!(count as u64, answered);
+                return apply(page, &entries[..count]);
+            }
             Answer::NoMemory(refusal) => {
                 crate::println!(
                     "{}: no frame for {:#x}: {refusal}",
@@ -195,7 +195,10 @@ mod machine {
         }
         match fault_handler().map(|handler| handler(frame)) {
             Some(Resume::Continue) => 0,
-            Some(Resume::Mapping(entry)) if adds(&entry) => apply(page, &[entry]),
+            Some(Resume::Mapping(entry)) if adds(&entry) => {
+                library_set!(0, answered);
+                apply(page, &[entry])
+            }
             Some(Resume::Mapping(_) | Resume::NotMine) | None => die(page),
         }
     }
@@ -204,6 +207,21 @@ mod machine {
     fn adds(entry: &MapEntry) -> bool {
         let op = entry.first & 0xf;
         op == MapOp::Map as u64 || op == MapOp::InstallTable as u64
+    }
+
+    /// `resume` was refused after `done` entries. Where another vcore was faster the program goes on; else it ends.
+    fn after_refusal(page: *mut ControlPage, refusal: u64, done: u64) -> u64 {
+        let refusals = library_get!(refusals);
+        library_set!(refusals + 1, refusals);
+        if refusal != Refusal::AlreadyMapped as u64 || refusals >= MAX_REFUSALS {
+            return die(page);
+        }
+        // The frames of what was not done go back into the stock, unless a handler of the application named them.
+        for index in done..library_get!(answered) {
+            mem::take_back(control::read_batch(index as usize));
+        }
+        library_set!(0, answered);
+        0
     }
 
     /// Applies entries on the way back, or at once when the program was filling the batch buffer.
@@ -217,7 +235,15 @@ mod machine {
         // SAFETY: the entries map where nothing is mapped: the kernel refuses any other place.
         match unsafe { sys::map(Handle::SELF, entries) } {
             Ok(_) => 0,
-            Err(stopped) if stopped.refusal == Refusal::AlreadyMapped => 0,
+            Err(stopped) if stopped.refusal == Refusal::AlreadyMapped => {
+                let undone = &entries[stopped.done as usize..];
+                if library_get!(answered) != 0 {
+                    undone
+                        .iter()
+                        .for_each(|entry| mem::take_back([entry.first, entry.second]));
+                }
+                0
+            }
             Err(_) => die(page),
         }
     }
