@@ -290,3 +290,73 @@ pub fn debug_write(device: Handle, bytes: &[u8]) -> Result<(), Refusal> {
     };
     check(x0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exo_abi::calls::CALLS;
+    use std::format;
+
+    const SOURCES: &str = concat!(
+        include_str!("sys.rs"),
+        include_str!("sys/message.rs"),
+        include_str!("sys/objects.rs"),
+    );
+
+    #[test]
+    fn every_call_of_the_table_has_a_function_and_its_own_convention() {
+        for info in CALLS {
+            // `resume` is the end of an upcall, not a function: it stands in the entry, and for tests in `raw_resume`.
+            if info.call == Call::Resume {
+                continue;
+            }
+            let number = format!("Call::{:?} as u64", info.call);
+            let stubs: std::vec::Vec<&str> = SOURCES
+                .split("svc::")
+                .filter(|text| text.contains(&number))
+                .collect();
+            assert!(!stubs.is_empty(), "{} has no function", info.name);
+            for stub in stubs {
+                assert_eq!(
+                    stub.starts_with("switching_"),
+                    info.call.switches(),
+                    "{}",
+                    info.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_before_the_kernel_sees_it() {
+        let frames = [Pfn(1); 65];
+        assert_eq!(frame_free(Handle::POOL, &frames), Err(Stopped::TOO_LONG));
+        assert_eq!(frame_free(Handle::POOL, &[]), Err(Stopped::TOO_LONG));
+        assert_eq!(
+            map_other(Handle(9), &[MapEntry::unmap(0, 1); 65]),
+            Err(Stopped::TOO_LONG)
+        );
+        assert_eq!(debug_write(Handle(9), &[0; 49]), Err(Refusal::BadArgument));
+        assert_eq!(debug_write(Handle(9), &[]), Err(Refusal::BadArgument));
+    }
+
+    #[test]
+    fn the_safe_twins_refuse_oneself() {
+        assert_eq!(
+            map_other(Handle::SELF, &[MapEntry::unmap(0, 1)]),
+            Err(Stopped::TOO_LONG)
+        );
+        let start = VcoreStart {
+            control_frame: Pfn(1),
+            control_va: 0,
+            pc: 0,
+            sp: 0,
+            x0: 0,
+            core: 0,
+        };
+        assert_eq!(
+            vcore_create_other(Handle::SELF, 1, &start),
+            Err(Refusal::BadArgument)
+        );
+    }
+}
