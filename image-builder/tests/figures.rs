@@ -1,6 +1,8 @@
 //! What the bench image says, and what is made of it.
 
-use image_builder::commands::bench::{Figures, OPERATIONS, as_json, compare, read, read_budgets};
+use image_builder::commands::bench::{
+    Figures, OPERATIONS, as_json, compare, read, read_boot, read_budgets,
+};
 use std::collections::BTreeMap;
 
 fn output() -> String {
@@ -77,4 +79,13 @@ fn the_json_has_the_agreed_form() {
     assert_eq!(json["operations"]["null_call"]["instructions"], 20.0);
     assert_eq!(json["operations"]["null_call"]["iterations"], 10_000);
     assert_eq!(json["sizes"]["kernel_lines"], 3000);
+}
+
+#[test]
+fn the_boot_is_read_from_what_the_shell_says() {
+    assert_eq!(
+        read_boot("free  3 frames\nboot 123456 ns\nvelvet> off\n"),
+        Some(123_456)
+    );
+    assert_eq!(read_boot("boot soon\nbooted 5 ns\n"), None);
 }

@@ -104,7 +104,7 @@ fn demo_switches_off_at_the_end_of_input() {
     pass(
         &Case::new("demo")
             .typing("echo so far\n")
-            .expecting(&["so far"]),
+            .expecting(&["\nso far\n"]),
     );
 }
 
@@ -113,7 +113,7 @@ fn demo_restarts_a_killed_console_driver() {
     pass(
         &Case::new("demo")
             .typing("kill pl011\necho still here\noff\n")
-            .expecting(&["still here"]),
+            .expecting(&["\nstill here\n"]),
     );
 }
 
