@@ -18,8 +18,10 @@ pub const DEFAULT_STACK_PAGES: u32 = 8;
 const MAX_PROGRAMS: usize = 40;
 /// Bytes of a name: what fits into the messages of `init`.
 const MAX_NAME_BYTES: usize = 24;
-/// Most numbers of one kind that one program may use.
+/// Most environment or pool numbers that one program may use.
 const MAX_NAMES: u32 = 128;
+/// Most revocation cells that one program may use.
+const MAX_CELLS: u32 = 512;
 
 /// A checked image: what will stand in the manifest, and where its contents come from.
 #[derive(Clone, Debug)]
@@ -217,7 +219,7 @@ impl Checker<'_> {
             names: manifest::Names {
                 environments: self.within(&toml.environments, 0, 0, MAX_NAMES, "environments")?,
                 pools: self.within(&toml.pools, 0, 0, MAX_NAMES, "pools")?,
-                cells: self.within(&toml.cells, 0, 0, MAX_NAMES, "cells")?,
+                cells: self.within(&toml.cells, 0, 0, MAX_CELLS, "cells")?,
             },
             slices: self.slices(toml)?,
             devices: toml
