@@ -48,9 +48,24 @@ struct Batch<'m, M: Machine> {
 const CHANGED: u64 = 1;
 
 /// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights.
-pub fn apply<M: Machine>(m: &M, caller: &Environment, target: &Environment, buffer: Control<'_>, count: u64) -> (Result<(), Refusal>, Progress) {
+pub fn apply<M: Machine>(
+    m: &M,
+    caller: &Environment,
+    target: &Environment,
+    buffer: Control<'_>,
+    count: u64,
+) -> (Result<(), Refusal>, Progress) {
     let _guard = target.lock.lock();
-    let mut batch = Batch { m, caller, target, binding: None, table: None, stale: [(0, 0); MAP_PAGES_PER_CALL as usize], stale_count: 0, budget: MAP_PAGES_PER_CALL };
+    let mut batch = Batch {
+        m,
+        caller,
+        target,
+        binding: None,
+        table: None,
+        stale: [(0, 0); MAP_PAGES_PER_CALL as usize],
+        stale_count: 0,
+        budget: MAP_PAGES_PER_CALL,
+    };
     let mut progress = Progress::default();
     let mut result = Ok(());
     if target.is_dying() {
@@ -101,7 +116,13 @@ impl<M: Machine> Batch<'_, M> {
 
     /// One page after the other, within the budget.
     #[inline(always)]
-    fn each(&mut self, va: u64, count: u64, pages: &mut u64, one: impl Fn(&mut Self, u64, u64) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    fn each(
+        &mut self,
+        va: u64,
+        count: u64,
+        pages: &mut u64,
+        one: impl Fn(&mut Self, u64, u64) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         while *pages < count {
             self.spend(1)?;
             one(self, va + (*pages << 12), *pages)?;
@@ -158,32 +179,33 @@ impl<M: Machine> Batch<'_, M> {
         }
         let wanted = Rights::from_bits_retain(prot.bits() & 7);
         let word = self.m.frames().read(pfn);
-        let kind = if word.is_some_and(|word| word.exposed() && prot.intersection(Prot::WRITE | Prot::EXECUTE).is_empty()) {
-            frame::count_mapping(self.m, pfn, |_| Ok(()))?;
-            Leaf::Memory
-        } else {
-            let binding = self.binding(handle)?;
-            if !binding.rights.contains(wanted) {
-                return Err(Refusal::NoRight);
-            }
-            if binding.kind == BindingKind::Device {
-                self.check_device(&binding, pfn, prot, word)?;
-                Leaf::Device
-            } else {
-                frame::count_mapping(self.m, pfn, |word| {
-                    if word.pool() != binding.object || word.kind() == Kind::Free {
-                        return Err(Refusal::NotYours);
-                    }
-                    let permitted = match word.kind() {
-                        Kind::Data | Kind::Control => !prot.contains(Prot::EXECUTE),
-                        Kind::Code => !prot.contains(Prot::WRITE),
-                        _ => false,
-                    };
-                    if permitted { Ok(()) } else { Err(Refusal::WrongFrame) }
-                })?;
+        let kind =
+            if word.is_some_and(|word| word.exposed() && prot.intersection(Prot::WRITE | Prot::EXECUTE).is_empty()) {
+                frame::count_mapping(self.m, pfn, |_| Ok(()))?;
                 Leaf::Memory
-            }
-        };
+            } else {
+                let binding = self.binding(handle)?;
+                if !binding.rights.contains(wanted) {
+                    return Err(Refusal::NoRight);
+                }
+                if binding.kind == BindingKind::Device {
+                    self.check_device(&binding, pfn, prot, word)?;
+                    Leaf::Device
+                } else {
+                    frame::count_mapping(self.m, pfn, |word| {
+                        if word.pool() != binding.object || word.kind() == Kind::Free {
+                            return Err(Refusal::NotYours);
+                        }
+                        let permitted = match word.kind() {
+                            Kind::Data | Kind::Control => !prot.contains(Prot::EXECUTE),
+                            Kind::Code => !prot.contains(Prot::WRITE),
+                            _ => false,
+                        };
+                        if permitted { Ok(()) } else { Err(Refusal::WrongFrame) }
+                    })?;
+                    Leaf::Memory
+                }
+            };
         let descriptor = page_table::leaf(pfn, prot, kind);
         self.slot(va)?.store(descriptor.bits(), Relaxed);
         Ok(())
@@ -254,7 +276,13 @@ impl<M: Machine> Batch<'_, M> {
 
     /// Replaces a valid leaf by one to the same frame: permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
     #[inline(always)]
-    fn change(&mut self, va: u64, handle: u64, wanted: Rights, new: impl Fn(Descriptor, Word) -> Result<Descriptor, Refusal>) -> Result<(), Refusal> {
+    fn change(
+        &mut self,
+        va: u64,
+        handle: u64,
+        wanted: Rights,
+        new: impl Fn(Descriptor, Word) -> Result<Descriptor, Refusal>,
+    ) -> Result<(), Refusal> {
         let binding = self.binding(handle)?;
         if binding.kind != BindingKind::Pool {
             return Err(Refusal::WrongKind);
@@ -271,7 +299,11 @@ impl<M: Machine> Batch<'_, M> {
             if !descriptor.contains(Descriptor::VALID) {
                 return Err(Refusal::NotMapped);
             }
-            let word = m.frames().read(descriptor.pfn()).filter(|word| word.pool() == binding.object && word.count() != 0).ok_or(Refusal::NotYours)?;
+            let word = m
+                .frames()
+                .read(descriptor.pfn())
+                .filter(|word| word.pool() == binding.object && word.count() != 0)
+                .ok_or(Refusal::NotYours)?;
             let new = new(descriptor, word)?.bits();
             if slot.compare_exchange(old, new, Relaxed, Relaxed).is_ok() {
                 // An entry without the access flag is in no TLB (Arm ARM D8.5.5).

@@ -74,7 +74,11 @@ fn table(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
             continue;
         } else if word.level() < 3 {
             let below = m.frames().read(entry.pfn());
-            let right = below.is_some_and(|below| below.kind() == Kind::Table && below.level() == word.level() + 1 && below.environment() == word.environment());
+            let right = below.is_some_and(|below| {
+                below.kind() == Kind::Table
+                    && below.level() == word.level() + 1
+                    && below.environment() == word.environment()
+            });
             if !right || entry != page_table::table(entry.pfn()) {
                 return broken(Rule::UpperEntriesAreTables);
             }

@@ -52,7 +52,8 @@ impl Binding {
     /// Neither taken back, nor its object gone.
     fn live(&self, m: &impl Machine) -> bool {
         let own = same(value(m, self.cell), self.expected);
-        own && (matches!(self.kind, BindingKind::Gate | BindingKind::Event) || same(value(m, self.root_cell), self.badge))
+        own && (matches!(self.kind, BindingKind::Gate | BindingKind::Event)
+            || same(value(m, self.root_cell), self.badge))
     }
 
     /// The range of a Core, Irq or Device binding.
@@ -154,7 +155,13 @@ pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<
 
 /// The live binding `handle`, if it is of this kind and has these rights.
 #[inline]
-pub fn look_up(m: &impl Machine, environment: &Environment, handle: u64, kind: BindingKind, rights: Rights) -> Result<Binding, Refusal> {
+pub fn look_up(
+    m: &impl Machine,
+    environment: &Environment,
+    handle: u64,
+    kind: BindingKind,
+    rights: Rights,
+) -> Result<Binding, Refusal> {
     let binding = read(m, environment, handle)?;
     if binding.kind != kind {
         return Err(Refusal::WrongKind);
@@ -205,7 +212,12 @@ fn put(words: &[AtomicU64; 4], old: u64, binding: &Binding) -> Result<(), Refusa
     words[2].store(binding.object, Relaxed);
     words[3].store(binding.badge, Relaxed);
     let root = if binding.root { FLAG_ROOT } else { 0 };
-    let head = binding.kind as u64 | root | (binding.rights.bits() as u64) << 8 | generation | binding.cell << 32 | binding.root_cell << 48;
+    let head = binding.kind as u64
+        | root
+        | (binding.rights.bits() as u64) << 8
+        | generation
+        | binding.cell << 32
+        | binding.root_cell << 48;
     words[0].store(head, Release);
     Ok(())
 }

@@ -11,8 +11,8 @@ use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
 use exo_abi::page::MAPPABLE_END;
 use exo_abi::{
-    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, EVENTS, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US, Pfn, Refusal, SLICES_PER_CORE,
-    ZEROED_PER_CALL,
+    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, EVENTS, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US,
+    MIN_SLICE_US, Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
 };
 
 /// What follows a call or an interrupt.
@@ -253,7 +253,12 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     (result.err().map_or(0, |refusal| refusal as u64), progress.entries)
 }
 
-fn frame_alloc(m: &impl Machine, environment: &Environment, x: &[u64; 11], results: &mut [u64; 11]) -> Result<(), Refusal> {
+fn frame_alloc(
+    m: &impl Machine,
+    environment: &Environment,
+    x: &[u64; 11],
+    results: &mut [u64; 11],
+) -> Result<(), Refusal> {
     let (number, count) = batch_of(m, environment, x, Rights::POOL_ALLOC)?;
     let flags = below(x[2], alloc_flag::ZERO + 1)?;
     let pool = pool::pool(m, number);
@@ -285,7 +290,12 @@ fn frame_alloc(m: &impl Machine, environment: &Environment, x: &[u64; 11], resul
     Ok(())
 }
 
-fn frame_free(m: &impl Machine, environment: &Environment, x: &[u64; 11], results: &mut [u64; 11]) -> Result<(), Refusal> {
+fn frame_free(
+    m: &impl Machine,
+    environment: &Environment,
+    x: &[u64; 11],
+    results: &mut [u64; 11],
+) -> Result<(), Refusal> {
     let (number, count) = batch_of(m, environment, x, Rights::POOL_ALLOC)?;
     let control = own_control(m);
     let mut result = Ok(());
@@ -297,7 +307,12 @@ fn frame_free(m: &impl Machine, environment: &Environment, x: &[u64; 11], result
     result
 }
 
-fn change_kind(m: &impl Machine, environment: &Environment, x: &[u64; 11], results: &mut [u64; 11]) -> Result<(), Refusal> {
+fn change_kind(
+    m: &impl Machine,
+    environment: &Environment,
+    x: &[u64; 11],
+    results: &mut [u64; 11],
+) -> Result<(), Refusal> {
     let (number, count) = batch_of(m, environment, x, Rights::POOL_EXECUTE)?;
     let kind = if below(x[2], frame_kind::CODE + 1)? == frame_kind::CODE { Kind::Code } else { Kind::Data };
     let control = own_control(m);
@@ -323,7 +338,8 @@ fn change_kind(m: &impl Machine, environment: &Environment, x: &[u64; 11], resul
 
 fn pool_create(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
     let parent = binding::look_up(m, environment, x[0], BindingKind::Pool, Rights::POOL_CARVE)?.object;
-    let (number, cell, quota, minimum) = (below(x[1], MAX_POOLS)?, below(x[2], MAX_CELLS)?, below(x[3], 1 << 31)?, x[4]);
+    let (number, cell, quota, minimum) =
+        (below(x[1], MAX_POOLS)?, below(x[2], MAX_CELLS)?, below(x[3], 1 << 31)?, x[4]);
     if number == 0 || minimum > quota {
         return Err(Refusal::BadArgument);
     }
@@ -345,7 +361,10 @@ fn pool_destroy(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> R
             below(x[1], 1)?;
             destroy::begin_pool(m, root.object);
             // All its bindings are dead, this one lives on with nothing but the right to finish.
-            let last = Binding { rights: Rights::POOL_REVOKE, ..Binding::new(m, BindingKind::Pool, Rights::empty(), root.cell, root.object) };
+            let last = Binding {
+                rights: Rights::POOL_REVOKE,
+                ..Binding::new(m, BindingKind::Pool, Rights::empty(), root.cell, root.object)
+            };
             binding::replace(m, environment, x[0], &last)?;
             Err(Refusal::Again)
         }
@@ -409,7 +428,12 @@ fn vcore_stop(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Res
     vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0)
 }
 
-fn vcore_report(m: &impl Machine, environment: &Environment, x: &[u64; 11], results: &mut [u64; 11]) -> Result<(), Refusal> {
+fn vcore_report(
+    m: &impl Machine,
+    environment: &Environment,
+    x: &[u64; 11],
+    results: &mut [u64; 11],
+) -> Result<(), Refusal> {
     let target = environment::look_up(m, environment, x[0], Rights::ENV_DESTROY)?;
     let (_, vcore) = vcore::of(target, x[1])?;
     if vcore.word().state() != State::Stopped {
@@ -465,7 +489,11 @@ fn take_back(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Resu
 }
 
 /// The Core binding x0 covers position x2 of core x1.
-fn position<'m>(m: &'m impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(&'m slice::Core, Binding), Refusal> {
+fn position<'m>(
+    m: &'m impl Machine,
+    environment: &Environment,
+    x: &[u64; 11],
+) -> Result<(&'m slice::Core, Binding), Refusal> {
     let binding = binding::look_up(m, environment, x[0], BindingKind::Core, Rights::CORE_CLAIM)?;
     let core = m.core_at(x[1]).ok_or(Refusal::BadArgument)?;
     below(x[2], SLICES_PER_CORE)?;
@@ -480,7 +508,8 @@ fn slice_claim(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Re
     let target = environment::look_up(m, environment, x[3], Rights::ENV_RUN)?;
     let (reference, vcore) = vcore::of(target, x[4])?;
     let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
-    let exact = if below(x[6], slice_flag::EXACT + 1)? == slice_flag::EXACT { slice::Exact::Yes } else { slice::Exact::No };
+    let exact =
+        if below(x[6], slice_flag::EXACT + 1)? == slice_flag::EXACT { slice::Exact::Yes } else { slice::Exact::No };
     if !(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds) {
         return Err(Refusal::BadArgument);
     }

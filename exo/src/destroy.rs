@@ -149,7 +149,10 @@ fn tables(m: &impl Machine, dying: &Environment, place: u64) -> u64 {
 fn shared_pools(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
     let ends = |number: &u64| {
         let identity = pool::pool(m, *number).identity();
-        identity.owner() == dying.number() && identity.parent() != 0 && *number != dying.pool() && matches!(identity.state(), State::Shared | State::Dying)
+        identity.owner() == dying.number()
+            && identity.parent() != 0
+            && *number != dying.pool()
+            && matches!(identity.state(), State::Shared | State::Dying)
     };
     let Some(number) = (1..MAX_POOLS).find(ends) else { return Ok(progress(phase::NAMES, 0)) };
     if pool::pool(m, number).identity().state() == State::Shared {

@@ -204,7 +204,9 @@ impl Cells {
 
     fn ranges(self, value: &[u8]) -> impl Iterator<Item = Range> {
         let (address, size) = (self.address * 4, self.size * 4);
-        value.chunks_exact((address + size).max(4)).map(move |entry| Range { start: number(&entry[..address]), bytes: number(&entry[address..]) })
+        value
+            .chunks_exact((address + size).max(4))
+            .map(move |entry| Range { start: number(&entry[..address]), bytes: number(&entry[address..]) })
     }
 }
 

@@ -8,7 +8,9 @@ use crate::{page_table, pool};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
-use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
+use exo_abi::{
+    Handle, MAX_BINDING_FRAMES, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal,
+};
 use spin::mutex::SpinMutex;
 
 /// An environment: 512 bytes about it, then its vcores.
@@ -119,7 +121,13 @@ pub fn forget_number(m: &impl Machine, number: u64) {
 }
 
 /// Creates an environment. Everything is checked before the first change, and what two callers could both want is claimed in an order that can be undone.
-pub fn create(m: &impl Machine, caller: &Environment, supervisor: VcoreRef, parts: &Parts, slot: u64) -> Result<(), Refusal> {
+pub fn create(
+    m: &impl Machine,
+    caller: &Environment,
+    supervisor: VcoreRef,
+    parts: &Parts,
+    slot: u64,
+) -> Result<(), Refusal> {
     let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
     let old = entry.load(Acquire);
     if old >> 48 != caller.number() || parts.number == 0 {
@@ -160,7 +168,13 @@ pub fn create(m: &impl Machine, caller: &Environment, supervisor: VcoreRef, part
     }
     binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
     let child = establish(m, &Parts { supervisor, ..*parts });
-    let mut own = Binding::new(m, BindingKind::Env, Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT, parts.cell, parts.frame.0);
+    let mut own = Binding::new(
+        m,
+        BindingKind::Env,
+        Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT,
+        parts.cell,
+        parts.frame.0,
+    );
     binding::write(m, child, Handle::SELF.0 as u64, &own)?;
     let pool_binding = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
     binding::write(m, child, Handle::POOL.0 as u64, &pool_binding)?;
@@ -169,7 +183,12 @@ pub fn create(m: &impl Machine, caller: &Environment, supervisor: VcoreRef, part
 }
 
 /// The live environment behind a handle.
-pub fn look_up<'m>(m: &'m impl Machine, caller: &Environment, handle: u64, rights: Rights) -> Result<&'m Environment, Refusal> {
+pub fn look_up<'m>(
+    m: &'m impl Machine,
+    caller: &Environment,
+    handle: u64,
+    rights: Rights,
+) -> Result<&'m Environment, Refusal> {
     let binding = binding::look_up(m, caller, handle, BindingKind::Env, rights)?;
     let environment = m.environment(Pfn(binding.object));
     if environment.is_dying() { Err(Refusal::Stale) } else { Ok(environment) }
@@ -178,7 +197,8 @@ pub fn look_up<'m>(m: &'m impl Machine, caller: &Environment, handle: u64, right
 /// Adds a frame to a binding table; answers how many it has then.
 pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Result<u64, Refusal> {
     let _guard = environment.lock.lock();
-    let place = environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
+    let place =
+        environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
     let pool = environment.pool();
     frame::become_object(m, pool, pfn, Word::new(pool, Kind::Bindings, 0))?;
     environment.binding_frames[place].store(pfn.0, Release);

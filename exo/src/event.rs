@@ -56,7 +56,9 @@ pub fn make_runnable(m: &impl Machine, reference: VcoreRef) {
     for _ in 0..=MAX_CHAIN_CALLS {
         let vcore = m.vcore(reference);
         let slots = vcore.slots.load(Acquire);
-        if slots != 0 && let Some(core) = m.core_at(vcore.home()) {
+        if slots != 0
+            && let Some(core) = m.core_at(vcore.home())
+        {
             let before = core.ready.fetch_or(slots, AcqRel);
             if before & slots != slots {
                 slice::kick(m, core);

@@ -12,7 +12,9 @@ use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, crc32};
 use exo_abi::page::{MAPPABLE_END, Prot};
-use exo_abi::{ABI_VERSION, DEFAULT_SLICE_US, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, PAGE_BYTES, Pfn, SLICES_PER_CORE};
+use exo_abi::{
+    ABI_VERSION, DEFAULT_SLICE_US, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, PAGE_BYTES, Pfn, SLICES_PER_CORE,
+};
 
 /// Its number.
 pub const NUMBER: u64 = 1;
@@ -80,7 +82,8 @@ pub fn check_runs(header: &BootHeader) -> Result<(), Fault> {
     let end = |run: &exo_abi::boot::InitRun| run.va + run.pages as u64 * PAGE_BYTES;
     let control = |run: &exo_abi::boot::InitRun| header.init_control >= run.va && header.init_control < end(run);
     for (index, run) in header.init_runs.iter().enumerate().filter(|(_, run)| run.pages != 0) {
-        let prot = Prot::from_bits(run.prot as u8).filter(|prot| (*prot | Prot::WRITE | Prot::EXECUTE) == Prot::READ | Prot::WRITE | Prot::EXECUTE);
+        let prot = Prot::from_bits(run.prot as u8)
+            .filter(|prot| (*prot | Prot::WRITE | Prot::EXECUTE) == Prot::READ | Prot::WRITE | Prot::EXECUTE);
         let fits = run.va.is_multiple_of(PAGE_BYTES)
             && run.va < MAPPABLE_END
             && (run.pages as u64) <= (MAPPABLE_END - run.va) / PAGE_BYTES
@@ -94,7 +97,10 @@ pub fn check_runs(header: &BootHeader) -> Result<(), Fault> {
         }
     }
     let aligned = header.init_control.is_multiple_of(PAGE_BYTES) && header.init_control < MAPPABLE_END;
-    let beside = header.init_runs.iter().any(|run| run.pages != 0 && (run.va >> 21 == header.init_control >> 21 || (end(run) - 1) >> 21 == header.init_control >> 21));
+    let beside = header.init_runs.iter().any(|run| {
+        run.pages != 0
+            && (run.va >> 21 == header.init_control >> 21 || (end(run) - 1) >> 21 == header.init_control >> 21)
+    });
     if aligned && beside { Ok(()) } else { Err(Fault::Runs) }
 }
 
@@ -142,7 +148,15 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     pool::pool(m, ARCHIVE_POOL).charge(archive_frames).map_err(|_| Fault::Memory)?;
 
     let (frame, root, bindings, control) = (take(m)?, take(m)?, take(m)?, take(m)?);
-    let parts = Parts { number: NUMBER, cell: cell::ENVIRONMENT, pool: POOL, frame, root, bindings, supervisor: VcoreRef::NONE };
+    let parts = Parts {
+        number: NUMBER,
+        cell: cell::ENVIRONMENT,
+        pool: POOL,
+        frame,
+        root,
+        bindings,
+        supervisor: VcoreRef::NONE,
+    };
     let environment = environment::establish(m, &parts);
     for run in &boot.header.init_runs {
         let prot = Prot::from_bits_retain(run.prot as u8) | Prot::ACCESSED;
@@ -181,7 +195,13 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
         (first::INTERRUPTS, whole(BindingKind::Irq, cell::MACHINE, range(32, lines.saturating_sub(32)))),
         (first::DEVICES, whole(BindingKind::Device, cell::MACHINE, range(0, u32::MAX as u64))),
         (first::POWER, whole(BindingKind::Power, cell::MACHINE, 0)),
-        (first::ARCHIVE, Binding { rights: Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT, ..whole(BindingKind::Pool, cell::ARCHIVE, ARCHIVE_POOL) }),
+        (
+            first::ARCHIVE,
+            Binding {
+                rights: Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT,
+                ..whole(BindingKind::Pool, cell::ARCHIVE, ARCHIVE_POOL)
+            },
+        ),
     ] {
         binding::write(m, environment, handle.0 as u64, &binding).map_err(|_| Fault::Memory)?;
     }
@@ -201,7 +221,13 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
 /// The first free frame, as the first environment's data.
 fn take(m: &impl Machine) -> Result<Pfn, Fault> {
     let frames = m.frames();
-    let (index, word) = frames.bitmap.iter().enumerate().map(|(index, word)| (index, word.load(Relaxed))).find(|(_, word)| *word != 0).ok_or(Fault::Memory)?;
+    let (index, word) = frames
+        .bitmap
+        .iter()
+        .enumerate()
+        .map(|(index, word)| (index, word.load(Relaxed)))
+        .find(|(_, word)| *word != 0)
+        .ok_or(Fault::Memory)?;
     let pfn = Pfn(frames.first + index as u64 * 64 + word.trailing_zeros() as u64);
     pool::pool(m, POOL).charge(1).map_err(|_| Fault::Memory)?;
     let _ = frame::allocate(m, POOL, pfn, Zero::Always).map_err(|_| Fault::Memory)?;

@@ -56,7 +56,13 @@ pub fn leads_back(m: &impl Machine, end: VcoreRef, owner: VcoreRef) -> bool {
 }
 
 /// A binding that travels: checked and copied before anything is claimed.
-fn sent(m: &impl Machine, environment: &Environment, number: u64, flag: u64, word: u64) -> Result<Option<Binding>, Refusal> {
+fn sent(
+    m: &impl Machine,
+    environment: &Environment,
+    number: u64,
+    flag: u64,
+    word: u64,
+) -> Result<Option<Binding>, Refusal> {
     if flag == 0 {
         return Ok(None);
     }
@@ -84,7 +90,8 @@ fn accept(m: &impl Machine, environment: &Environment, vcore: &Vcore, flag: u64,
 fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
     let Some(binding) = sent else { return 0 };
     let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
-    let written = slot & ACCEPTS != 0 && binding::write(m, m.environment(to.environment()), slot & !ACCEPTS, binding).is_ok();
+    let written =
+        slot & ACCEPTS != 0 && binding::write(m, m.environment(to.environment()), slot & !ACCEPTS, binding).is_ok();
     written as u64
 }
 
@@ -222,7 +229,14 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
 }
 
 /// Ends the caller's call with the words in `x`, if it still waits for this very call: it runs on here (`direct`), or is ready. Answers whether a binding arrived.
-fn answer(m: &impl Machine, me: VcoreRef, caller: VcoreRef, direct: bool, travels: Option<&Binding>, x: &[u64; 11]) -> Option<u64> {
+fn answer(
+    m: &impl Machine,
+    me: VcoreRef,
+    caller: VcoreRef,
+    direct: bool,
+    travels: Option<&Binding>,
+    x: &[u64; 11],
+) -> Option<u64> {
     let vcore = m.vcore(caller);
     let mut word = vcore.word();
     for _ in 0..64 {

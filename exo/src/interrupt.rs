@@ -12,7 +12,14 @@ pub const FIRST_SHARED: u64 = 32;
 const EVENT_SHIFT: u32 = 48;
 
 /// Routes a line as `event` to a vcore of the caller's.
-pub fn bind(m: &impl Machine, environment: &Environment, line: u64, index: u64, event: u64, trigger: Trigger) -> Result<(), Refusal> {
+pub fn bind(
+    m: &impl Machine,
+    environment: &Environment,
+    line: u64,
+    index: u64,
+    event: u64,
+    trigger: Trigger,
+) -> Result<(), Refusal> {
     let word = m.lines().get(line as usize).ok_or(Refusal::BadArgument)?;
     let (reference, vcore) = vcore::of(environment, index)?;
     let old = word.load(Acquire);

@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::page::{ADDRESS_MASK, Descriptor, Prot};
 use exo_abi::{Pfn, Refusal};
 
-const PAGE: Descriptor = Descriptor::VALID.union(Descriptor::TABLE_OR_PAGE).union(Descriptor::EL0).union(Descriptor::NOT_GLOBAL);
+const PAGE: Descriptor =
+    Descriptor::VALID.union(Descriptor::TABLE_OR_PAGE).union(Descriptor::EL0).union(Descriptor::NOT_GLOBAL);
 const NEVER_EXECUTE: Descriptor = Descriptor::EXECUTE_NEVER.union(Descriptor::PRIVILEGED_EXECUTE_NEVER);
 
 /// What a leaf may be.
@@ -53,7 +54,10 @@ pub fn table(pfn: Pfn) -> Descriptor {
 
 /// The root's last entry: 0x5860…0FC3 and the root's own address. Through it everything is read-only and never executed.
 pub fn window(root: Pfn) -> Descriptor {
-    table(root) | Descriptor::TABLE_READ_ONLY | Descriptor::TABLE_EXECUTE_NEVER | Descriptor::TABLE_PRIVILEGED_EXECUTE_NEVER
+    table(root)
+        | Descriptor::TABLE_READ_ONLY
+        | Descriptor::TABLE_EXECUTE_NEVER
+        | Descriptor::TABLE_PRIVILEGED_EXECUTE_NEVER
 }
 
 /// The table an entry points at.

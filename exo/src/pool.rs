@@ -134,7 +134,15 @@ fn depth(m: &impl Machine, mut number: u64) -> u64 {
 }
 
 /// Creates pool `number` under `parent`. The caller checked cell and slot.
-pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64, quota: u64, minimum: u64) -> Result<(), Refusal> {
+pub fn create(
+    m: &impl Machine,
+    caller: u64,
+    parent: u64,
+    number: u64,
+    cell: u64,
+    quota: u64,
+    minimum: u64,
+) -> Result<(), Refusal> {
     let new = pool(m, number);
     let old = new.identity();
     if old.owner() != caller {

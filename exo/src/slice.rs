@@ -95,7 +95,14 @@ impl Core {
             lent: zero(),
             reschedule: zero(),
             woken: zero(),
-            slots: [const { Slot { owner: AtomicU64::new(0), cell: AtomicU64::new(0), expected: AtomicU64::new(0), spent: AtomicU64::new(0) } }; SLICES_PER_CORE as usize],
+            slots: [const {
+                Slot {
+                    owner: AtomicU64::new(0),
+                    cell: AtomicU64::new(0),
+                    expected: AtomicU64::new(0),
+                    spent: AtomicU64::new(0),
+                }
+            }; SLICES_PER_CORE as usize],
         }
     }
     /// Its id.
@@ -186,7 +193,8 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim) -> Res
     let words = vector(m, core);
     let exact = if claim.exact == Exact::Yes { SLICE_EXACT } else { 0 };
     exposed(words, position, LENGTH).store(claim.length, Relaxed);
-    exposed(words, position, OWNER).store(SLICE_CLAIMED | exact | claim.environment << 8 | claim.owner.index(), Release);
+    exposed(words, position, OWNER)
+        .store(SLICE_CLAIMED | exact | claim.environment << 8 | claim.owner.index(), Release);
     m.vcore(claim.owner).slots.fetch_or(1 << position, AcqRel);
     core.ready.fetch_or(1 << position, AcqRel);
     kick(m, core);

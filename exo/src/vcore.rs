@@ -275,7 +275,15 @@ fn set_start(m: &impl Machine, vcore: &Vcore, start: &Start) {
 }
 
 /// Creates vcore `index`; the frame is data of the environment's own pool.
-pub fn create(m: &impl Machine, environment: &Environment, index: u64, page: Pfn, address: u64, home: u64, start: &Start) -> Result<(), Refusal> {
+pub fn create(
+    m: &impl Machine,
+    environment: &Environment,
+    index: u64,
+    page: Pfn,
+    address: u64,
+    home: u64,
+    start: &Start,
+) -> Result<(), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     debug_assert!(index < MAX_VCORES);
     let old = vcore.word();

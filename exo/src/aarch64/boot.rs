@@ -88,7 +88,12 @@ pub struct Image {
 
 /// Measures the image by the linker's symbols.
 pub fn image() -> Image {
-    let (start, rodata, bss, end) = (&raw const image_start as u64, &raw const rodata_end as u64, &raw const bss_end as u64, &raw const image_end as u64);
+    let (start, rodata, bss, end) = (
+        &raw const image_start as u64,
+        &raw const rodata_end as u64,
+        &raw const bss_end as u64,
+        &raw const image_end as u64,
+    );
     Image { text: rodata - start, data: bss - rodata, whole: end - start, guard: &raw const stack_guard as u64 - start }
 }
 

@@ -27,19 +27,56 @@ macro_rules! read_register {
     };
 }
 
-read_register!(#[doc = "Where the interrupted program goes on."] user_pc, "elr_el1");
-read_register!(#[doc = "The interrupted program's stack pointer."] user_sp, "sp_el0");
-read_register!(#[doc = "The running address space."] space, "ttbr0_el1");
-write_register!(#[doc = "Where the next program goes on."] set_user_pc, "elr_el1");
-write_register!(#[doc = "The next program's flags."] set_user_flags, "spsr_el1");
-write_register!(#[doc = "The next program's stack pointer."] set_user_sp, "sp_el0");
-write_register!(#[doc = "The next program's `TPIDR_EL0`."] set_user_thread, "tpidr_el0");
-write_register!(#[doc = "What the next program finds itself by."] set_user_control, "tpidrro_el0");
+read_register!(
+    #[doc = "Where the interrupted program goes on."]
+    user_pc,
+    "elr_el1"
+);
+read_register!(
+    #[doc = "The interrupted program's stack pointer."]
+    user_sp,
+    "sp_el0"
+);
+read_register!(
+    #[doc = "The running address space."]
+    space,
+    "ttbr0_el1"
+);
+write_register!(
+    #[doc = "Where the next program goes on."]
+    set_user_pc,
+    "elr_el1"
+);
+write_register!(
+    #[doc = "The next program's flags."]
+    set_user_flags,
+    "spsr_el1"
+);
+write_register!(
+    #[doc = "The next program's stack pointer."]
+    set_user_sp,
+    "sp_el0"
+);
+write_register!(
+    #[doc = "The next program's `TPIDR_EL0`."]
+    set_user_thread,
+    "tpidr_el0"
+);
+write_register!(
+    #[doc = "What the next program finds itself by."]
+    set_user_control,
+    "tpidrro_el0"
+);
 write_register!(
     #[doc = "The next program's address space: ASID in 63:48. EL1 accesses nothing by TTBR0, so the exception return is the only synchronisation needed (Arm ARM D8.2.12, D1.4.4)."]
-    set_space, "ttbr0_el1"
+    set_space,
+    "ttbr0_el1"
 );
-write_register!(#[doc = "When the virtual timer fires."] set_timer_value, "cntv_cval_el0");
+write_register!(
+    #[doc = "When the virtual timer fires."]
+    set_timer_value,
+    "cntv_cval_el0"
+);
 
 /// Generic timer ticks. The ISB keeps the read from being done early (Arm ARM D12.2.1).
 pub fn now() -> u64 {
@@ -195,7 +232,9 @@ pub unsafe fn zero(address: u64, bytes: u64) {
     if step == 0 || step > 4096 {
         while at < end {
             // SAFETY: inside the caller's memory.
-            unsafe { asm!("stp xzr, xzr, [{0}]", "stp xzr, xzr, [{0}, #16]", in(reg) at, options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("stp xzr, xzr, [{0}]", "stp xzr, xzr, [{0}, #16]", in(reg) at, options(nostack, preserves_flags))
+            };
             at += 32;
         }
     } else {
@@ -288,4 +327,3 @@ pub unsafe fn save_fp(address: u64) {
         );
     }
 }
-

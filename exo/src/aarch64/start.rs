@@ -39,7 +39,15 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
     let frames = memory.frames(kept, tree_range);
 
     let features = registers::features();
-    let globals = Globals { frames, lines: memory.lines(lines), offset: LINEAR.wrapping_sub(memory.base), hz: registers::timer_hz(), uart, devices, features };
+    let globals = Globals {
+        frames,
+        lines: memory.lines(lines),
+        offset: LINEAR.wrapping_sub(memory.base),
+        hz: registers::timer_hz(),
+        uart,
+        devices,
+        features,
+    };
     let core = objects::set_up(globals, Core::new(0, Pfn(memory.slices / PAGE_BYTES)));
     registers::prepare(features, core);
     let archive = Pfn((image + header.archive_offset) / PAGE_BYTES);
@@ -49,7 +57,8 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
 
     let info = Pfn(memory.info / PAGE_BYTES);
     let free = memory.free.get();
-    first::build(&Arm, &Boot { header, archive, free, info, cores: 1 }).unwrap_or_else(|fault| panic::refuse(fault.text()));
+    first::build(&Arm, &Boot { header, archive, free, info, cores: 1 })
+        .unwrap_or_else(|fault| panic::refuse(fault.text()));
     let qemu = if header.flags & FLAG_QEMU != 0 { Features::QEMU } else { Features::empty() };
     let first_frame = Arm.frames().first;
     let span = Arm.frames().words.len() as u64;
@@ -126,7 +135,9 @@ fn begin_interrupts(tree: &Description) -> (u64, List<Range, 16>) {
     let ranges = tree.controller_ranges.as_slice();
     let wanted = if tree.controller == Some(Controller::V2) { 2 } else { ranges.len() };
     for (range, place) in ranges.iter().zip(&mut addresses).take(wanted) {
-        let Some(address) = mmu::device(*range) else { panic::refuse("the interrupt controller's registers do not fit the kernel's address space") };
+        let Some(address) = mmu::device(*range) else {
+            panic::refuse("the interrupt controller's registers do not fit the kernel's address space")
+        };
         *place = (address, range.bytes);
     }
     ranges.iter().for_each(|range| devices.push(*range));
@@ -182,9 +193,13 @@ impl Memory {
     fn plan(tree: &Description, image: Range, tree_range: Range, lines: u64) -> Memory {
         let (runs, ignored_frames) = usable(tree);
         let pages = runs.as_slice();
-        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { panic::refuse(device_tree::Fault::NoMemory.text()) };
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else {
+            panic::refuse(device_tree::Fault::NoMemory.text())
+        };
         if !pages.iter().any(|run| run.start <= image.start && image.end() <= run.end()) {
-            panic::refuse("the image is larger than the memory it is in: give the machine more, or the image fewer programs");
+            panic::refuse(
+                "the image is larger than the memory it is in: give the machine more, or the image fewer programs",
+            );
         }
         let span = (last.end() - first.start) / PAGE_BYTES;
         // A table for each GiB that is begun, and two for the ends of each run; three for the kernel's text.
@@ -194,7 +209,9 @@ impl Memory {
         // The linear map can do with fewer tables than that: small machines get what they need.
         let tables = tables.min(2 + (span / 512 + 2) + span / (512 * 512));
         let need = (tables + words + bitmap + 2) * PAGE_BYTES;
-        let Some(start) = place(pages, need, &[pages_of(image), tree_range]) else { panic::refuse(first::Fault::Memory.text()) };
+        let Some(start) = place(pages, need, &[pages_of(image), tree_range]) else {
+            panic::refuse(first::Fault::Memory.text())
+        };
         let words_at = start + tables * PAGE_BYTES;
         let bitmap_at = words_at + words * PAGE_BYTES;
         let slices = bitmap_at + bitmap * PAGE_BYTES;
@@ -268,7 +285,8 @@ impl Memory {
     /// The words of the interrupt lines, behind those of the frames.
     fn lines(&self, lines: u64) -> &'static [core::sync::atomic::AtomicU64] {
         let frames = self.runs.as_slice();
-        let span = frames.last().map_or(0, |run| run.end() / PAGE_BYTES) - frames.first().map_or(0, |run| run.start / PAGE_BYTES);
+        let span = frames.last().map_or(0, |run| run.end() / PAGE_BYTES)
+            - frames.first().map_or(0, |run| run.start / PAGE_BYTES);
         objects::more_boot_words(self.words + span * 8, lines, self.base)
     }
 }
@@ -309,7 +327,12 @@ fn usable(tree: &Description) -> (List<Range, MAX_RUNS>, u64) {
             if at >= limit {
                 break;
             }
-            let next = tree.reserved.as_slice().iter().filter(|range| range.bytes != 0 && range.end() > at && range.start < limit).min_by_key(|range| range.start);
+            let next = tree
+                .reserved
+                .as_slice()
+                .iter()
+                .filter(|range| range.bytes != 0 && range.end() > at && range.start < limit)
+                .min_by_key(|range| range.start);
             let stop = next.map_or(limit, |range| (range.start & !(PAGE_BYTES - 1)).max(at));
             if stop > at {
                 runs.push(Range { start: at, bytes: stop - at });

@@ -8,6 +8,8 @@ const LINE_CONTROL: u64 = 0x2c;
 const CONTROL: u64 = 0x30;
 const INTERRUPT_MASK: u64 = 0x38;
 const INTERRUPT_CLEAR: u64 = 0x44;
+const FIFOS: u32 = 1 << 4;
+const EIGHT_BITS: u32 = 0x60;
 const FLAG_BUSY: u32 = 1 << 3;
 const FLAG_FULL: u32 = 1 << 5;
 /// Looks at the flags before a character is given up: a UART that answers nothing must not stop the kernel.
@@ -31,7 +33,7 @@ pub fn set_base(address: u64) {
     BASE.store(address, Relaxed);
 }
 
-/// Sets it up as the kernel uses it: 8 bits, FIFOs, no interrupts. The speed stays what firmware set.
+/// Sets it up as the kernel uses it: 8 bits, no interrupts. The speed stays what firmware set, and so do the FIFOs: switching them would drop what was typed.
 pub fn reset() {
     if BASE.load(Relaxed) == 0 {
         return;
@@ -44,7 +46,7 @@ pub fn reset() {
     write(CONTROL, 0);
     write(INTERRUPT_MASK, 0);
     write(INTERRUPT_CLEAR, 0x7ff);
-    write(LINE_CONTROL, 0x70);
+    write(LINE_CONTROL, read(LINE_CONTROL) & FIFOS | EIGHT_BITS);
     write(CONTROL, 0x301);
 }
 
@@ -60,15 +62,5 @@ pub fn put(bytes: &[u8]) {
             }
         }
         write(DATA, *byte as u32);
-    }
-}
-
-/// For `write!`.
-pub struct Writer;
-
-impl core::fmt::Write for Writer {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        put(text.as_bytes());
-        Ok(())
     }
 }
