@@ -1,0 +1,7 @@
+//! The kernel's decisions on a machine of the test's own making: each test is a sentence.
+
+#[path = "../fake/mod.rs"]
+mod fake;
+
+mod environments;
+mod frames;
