@@ -44,8 +44,8 @@ pub fn lay_out(plan: &Plan, executables: &[Executable]) -> Result<Archive> {
     let mut front_pages = 1;
     loop {
         let (manifest, pages, first) = lay_out_behind(plan, executables, front_pages)?;
-        let front = write_front(&manifest)
-            .map_err(|cause| Error::new(format!("cannot write the manifest: {cause}")))?;
+        let front =
+            write_front(&manifest).map_err(|cause| Error::new(format!("cannot write the manifest: {cause}")))?;
         let needed = front.len().div_ceil(PAGE);
         if needed > front_pages {
             front_pages = needed;
@@ -57,11 +57,7 @@ pub fn lay_out(plan: &Plan, executables: &[Executable]) -> Result<Archive> {
         bytes.resize(manifest.archive_pages as usize * PAGE, 0);
         let end = bytes.len() - 8;
         bytes[end..].copy_from_slice(&END_MAGIC.to_le_bytes());
-        return Ok(Archive {
-            bytes,
-            manifest,
-            first,
-        });
+        return Ok(Archive { bytes, manifest, first });
     }
 }
 
@@ -70,15 +66,8 @@ fn lay_out_behind(
     executables: &[Executable],
     front_pages: usize,
 ) -> Result<(Manifest, Vec<u8>, FirstEnvironment)> {
-    let mut layout = Layout {
-        first_page: front_pages,
-        bytes: Vec::new(),
-        shared: HashMap::new(),
-    };
-    let mut manifest = Manifest {
-        image: plan.name.clone(),
-        ..Manifest::default()
-    };
+    let mut layout = Layout { first_page: front_pages, bytes: Vec::new(), shared: HashMap::new() };
+    let mut manifest = Manifest { image: plan.name.clone(), ..Manifest::default() };
     let mut first = FirstEnvironment::default();
     for (index, (planned, executable)) in plan.programs.iter().zip(executables).enumerate() {
         let program = if index == Manifest::FIRST {
@@ -120,11 +109,7 @@ impl Layout {
         program.entry = executable.entry;
         for pages in &executable.segments {
             let writable = pages.prot.contains(Prot::WRITE);
-            program.segments.push(if writable {
-                self.copied(pages)
-            } else {
-                self.in_place(pages)
-            });
+            program.segments.push(if writable { self.copied(pages) } else { self.in_place(pages) });
         }
         program
     }
@@ -141,13 +126,7 @@ impl Layout {
         self.segment(pages, archive_page, whole.len() / PAGE, Placement::InPlace)
     }
 
-    fn segment(
-        &self,
-        pages: &Pages,
-        archive_page: u32,
-        archive_pages: usize,
-        placement: Placement,
-    ) -> Segment {
+    fn segment(&self, pages: &Pages, archive_page: u32, archive_pages: usize, placement: Placement) -> Segment {
         Segment {
             va: pages.va,
             archive_page,
@@ -196,11 +175,7 @@ impl Layout {
         for (pages, run) in segments.iter().zip(&mut first.runs) {
             let whole = in_full(pages);
             let writable = pages.prot.contains(Prot::WRITE);
-            let archive_page = if writable {
-                self.add(&whole)
-            } else {
-                self.add_shared(&whole)
-            };
+            let archive_page = if writable { self.add(&whole) } else { self.add_shared(&whole) };
             let segment = self.segment(pages, archive_page, whole.len() / PAGE, Placement::InPlace);
             *run = InitRun {
                 va: segment.va,
@@ -217,8 +192,7 @@ impl Layout {
     fn add(&mut self, contents: &[u8]) -> u32 {
         let page = self.first_page + self.bytes.len() / PAGE;
         self.bytes.extend_from_slice(contents);
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(PAGE), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(PAGE), 0);
         page as u32
     }
 
@@ -256,10 +230,7 @@ fn in_full(pages: &Pages) -> Vec<u8> {
 
 /// `bytes`, a whole number of pages, without the pages at its end that are zeros.
 fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
-    let used = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     &bytes[..used.next_multiple_of(PAGE)]
 }
 
@@ -272,11 +243,7 @@ mod tests {
         for end in [0x20_5000, 0x3f_7000, 0x3f_f000, 0x40_0000] {
             let (stack, control) = behind(end, 8);
             assert!(stack > end, "a guard page lies below the stack");
-            assert_eq!(
-                control,
-                stack + 9 * PAGE_BYTES,
-                "a guard page lies above it"
-            );
+            assert_eq!(control, stack + 9 * PAGE_BYTES, "a guard page lies above it");
             assert_eq!(stack / REGION, control / REGION);
         }
     }

@@ -40,36 +40,26 @@ pub fn find(name: &str) -> Result<Policy> {
     if path.join("Cargo.toml").is_file() {
         return around_crate(path);
     }
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "toml")
-    {
+    if path.extension().is_some_and(|extension| extension == "toml") {
         return Policy::read(path);
     }
     let file = folders::images().join(format!("{name}.toml"));
     if !name.contains('/') && file.is_file() {
         return Policy::read(&file);
     }
-    Err(
-        Error::new(format!("there is no image `{name}`")).remedy(format!(
-            "choose one of {}, a .toml file, or the folder of an application's crate",
-            names()?.join(", ")
-        )),
-    )
+    Err(Error::new(format!("there is no image `{name}`")).remedy(format!(
+        "choose one of {}, a .toml file, or the folder of an application's crate",
+        names()?.join(", ")
+    )))
 }
 
 /// The images that come with Velvet.
 pub fn names() -> Result<Vec<String>> {
     let folder = folders::images();
     let entries = fs::read_dir(&folder).map_err(|cause| Error::io("read", &folder, &cause))?;
-    let files = entries
-        .filter_map(std::result::Result::ok)
-        .map(|entry| entry.path());
+    let files = entries.filter_map(std::result::Result::ok).map(|entry| entry.path());
     let mut names: Vec<String> = files
-        .filter(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|file| file.extension().is_some_and(|extension| extension == "toml"))
         .filter_map(|file| Some(file.file_stem()?.to_str()?.to_string()))
         .collect();
     names.sort();
@@ -78,17 +68,9 @@ pub fn names() -> Result<Vec<String>> {
 
 /// The image `tiny` with another crate in the place of its last program.
 fn around_crate(folder: &Path) -> Result<Policy> {
-    let folder = folder
-        .canonicalize()
-        .map_err(|cause| Error::io("find", folder, &cause))?;
+    let folder = folder.canonicalize().map_err(|cause| Error::io("find", folder, &cause))?;
     let mut policy = Policy::read(&folders::images().join("tiny.toml"))?;
-    let name = cargo::package_name(
-        &folder,
-        &Place {
-            file: folder.join("Cargo.toml"),
-            line: 1,
-        },
-    )?;
+    let name = cargo::package_name(&folder, &Place { file: folder.join("Cargo.toml"), line: 1 })?;
     policy.name = name.clone();
     if let Some(program) = policy.image.programs.last_mut() {
         let span = program.span();
@@ -107,15 +89,7 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
     let wishes: Vec<(Wish, Place)> = plan
         .programs
         .iter()
-        .map(|planned| {
-            (
-                Wish {
-                    folder: planned.folder.clone(),
-                    bin: planned.bin.clone(),
-                },
-                planned.place.clone(),
-            )
-        })
+        .map(|planned| (Wish { folder: planned.folder.clone(), bin: planned.bin.clone() }, planned.place.clone()))
         .collect();
     let files = cargo::programs(&wishes, progress)?;
     let kernel = kernel::flatten(&read(&cargo::kernel(progress)?)?)?;
@@ -129,27 +103,13 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
     let image = image::assemble(&kernel, &archive, &machine)?;
     check::quota_fits(&plan, &machine, image.pages)?;
     let stem = folders::output("images")?.join(format!("{}-{}", plan.name, hex(&image.build_id)));
-    let image_file = stem.with_extension(if image.device_tree.is_some() {
-        "elf"
-    } else {
-        "img"
-    });
+    let image_file = stem.with_extension(if image.device_tree.is_some() { "elf" } else { "img" });
     folders::write(&image_file, &image.bytes)?;
-    let device_tree_file = image
-        .device_tree
-        .as_ref()
-        .map(|_| stem.with_extension("dtb"));
+    let device_tree_file = image.device_tree.as_ref().map(|_| stem.with_extension("dtb"));
     if let (Some(file), Some(bytes)) = (&device_tree_file, &image.device_tree) {
         folders::write(file, bytes)?;
     }
-    Ok(Built {
-        plan,
-        kernel,
-        archive,
-        image,
-        image_file,
-        device_tree_file,
-    })
+    Ok(Built { plan, kernel, archive, image, image_file, device_tree_file })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -29,14 +29,7 @@ pub struct Wish {
 pub fn kernel(progress: &Progress) -> Result<PathBuf> {
     let folder = folders::repository().join("exo");
     progress.step("building the kernel");
-    let arguments = [
-        "--package",
-        "exo",
-        "--features",
-        "kernel",
-        "--target",
-        KERNEL_TARGET,
-    ];
+    let arguments = ["--package", "exo", "--features", "kernel", "--target", KERNEL_TARGET];
     let built = build(&arguments, progress)?;
     binary(&built, &Wish { folder, bin: None })
 }
@@ -47,42 +40,25 @@ pub fn programs(wishes: &[(Wish, Place)], progress: &Progress) -> Result<Vec<Pat
     static BUILT: Mutex<Option<HashMap<Wish, PathBuf>>> = Mutex::new(None);
     let mut known = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get_or_insert_default();
-    let missing: Vec<&(Wish, Place)> = wishes
-        .iter()
-        .filter(|(wish, _)| !known.contains_key(wish))
-        .collect();
-    let (inside, outside): (Vec<_>, Vec<_>) = missing
-        .into_iter()
-        .partition(|(wish, _)| is_member(&wish.folder));
+    let missing: Vec<&(Wish, Place)> = wishes.iter().filter(|(wish, _)| !known.contains_key(wish)).collect();
+    let (inside, outside): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(wish, _)| is_member(&wish.folder));
     let mut groups: Vec<Vec<&(Wish, Place)>> = outside.into_iter().map(|one| vec![one]).collect();
     groups.extend((!inside.is_empty()).then_some(inside));
     for group in groups {
-        let names: Vec<String> = group
-            .iter()
-            .map(|(wish, place)| package_name(&wish.folder, place))
-            .collect::<Result<_>>()?;
+        let names: Vec<String> =
+            group.iter().map(|(wish, place)| package_name(&wish.folder, place)).collect::<Result<_>>()?;
         progress.step(&format!("building {}", names.join(", ")));
         let mut arguments = vec!["--target".to_string(), PROGRAM_TARGET.to_string()];
         match group.as_slice() {
             [(wish, _)] if !is_member(&wish.folder) => {
-                arguments.extend([
-                    "--manifest-path".to_string(),
-                    wish.folder.join("Cargo.toml").display().to_string(),
-                ]);
+                arguments.extend(["--manifest-path".to_string(), wish.folder.join("Cargo.toml").display().to_string()]);
             }
-            _ => arguments.extend(
-                names
-                    .iter()
-                    .flat_map(|name| ["--package".to_string(), name.clone()]),
-            ),
+            _ => arguments.extend(names.iter().flat_map(|name| ["--package".to_string(), name.clone()])),
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let built = build(&arguments, progress).map_err(|error| error.at(&group[0].1))?;
         for (wish, place) in group {
-            known.insert(
-                wish.clone(),
-                binary(&built, wish).map_err(|error| error.at(place))?,
-            );
+            known.insert(wish.clone(), binary(&built, wish).map_err(|error| error.at(place))?);
         }
     }
     Ok(wishes.iter().map(|(wish, _)| known[wish].clone()).collect())
@@ -98,12 +74,7 @@ struct Made {
 fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args([
-            "build",
-            "--release",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--message-format", "json-render-diagnostics"])
         .args(arguments)
         .arg("--target-dir")
         .arg(folders::target())
@@ -112,22 +83,14 @@ fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     for target in [KERNEL_TARGET, PROGRAM_TARGET] {
-        command
-            .arg("--config")
-            .arg(format!("target.{target}.rustflags={}", path_flags()));
+        command.arg("--config").arg(format!("target.{target}.rustflags={}", path_flags()));
     }
     // These would replace the flags of .cargo/config.toml, and with them what the image consists of.
-    for variable in [
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-    ] {
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         command.env_remove(variable);
     }
     let mut child = command.spawn().map_err(|cause| {
-        Error::new(format!("cannot start cargo: {cause}"))
-            .remedy("install Rust from https://rustup.rs")
+        Error::new(format!("cannot start cargo: {cause}")).remedy("install Rust from https://rustup.rs")
     })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let said = std::thread::spawn(move || {
@@ -136,28 +99,18 @@ fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
         said
     });
     let mut made = Vec::new();
-    for line in stdout
-        .into_iter()
-        .flat_map(|stdout| BufReader::new(stdout).lines())
-        .map_while(std::io::Result::ok)
-    {
+    for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()).map_while(std::io::Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else {
             continue;
         };
         made.extend(read_message(&message, progress));
     }
-    let status = child
-        .wait()
-        .map_err(|cause| Error::new(format!("cannot wait for cargo: {cause}")))?;
+    let status = child.wait().map_err(|cause| Error::new(format!("cannot wait for cargo: {cause}")))?;
     let said = said.join().unwrap_or_default();
     if status.success() {
         return Ok(made);
     }
-    Err(Error::new(format!(
-        "cargo build {} failed\n{}",
-        arguments.join(" "),
-        said.trim_end()
-    )))
+    Err(Error::new(format!("cargo build {} failed\n{}", arguments.join(" "), said.trim_end())))
 }
 
 fn read_message(message: &Value, progress: &Progress) -> Option<Made> {
@@ -168,11 +121,7 @@ fn read_message(message: &Value, progress: &Progress) -> Option<Made> {
     progress.built(&name);
     let manifest = PathBuf::from(message["manifest_path"].as_str()?);
     let file = PathBuf::from(message["executable"].as_str()?);
-    Some(Made {
-        manifest,
-        name,
-        file,
-    })
+    Some(Made { manifest, name, file })
 }
 
 /// Local folders are replaced in what the compiler writes down, so that every machine builds the same bytes.
@@ -181,61 +130,33 @@ fn path_flags() -> String {
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
         .unwrap_or_else(|| PathBuf::from("/.cargo"));
-    let mut folders = vec![
-        (folders::repository(), "velvet".to_string()),
-        (home, "cargo".to_string()),
-    ];
+    let mut folders = vec![(folders::repository(), "velvet".to_string()), (home, "cargo".to_string())];
     // With the component rust-src the compiler names the standard library's files where they lie, else by its commit.
     let said = tools::output("rustc", &["-vV"]).unwrap_or_default();
-    let commit = said
-        .lines()
-        .find_map(|line| line.strip_prefix("commit-hash: "));
+    let commit = said.lines().find_map(|line| line.strip_prefix("commit-hash: "));
     if let (Some(root), Some(commit)) = (tools::sysroot(), commit) {
-        folders.push((
-            root.join("lib/rustlib/src/rust"),
-            format!("/rustc/{commit}"),
-        ));
+        folders.push((root.join("lib/rustlib/src/rust"), format!("/rustc/{commit}")));
     }
-    let flag = |(folder, name): &(PathBuf, String)| {
-        format!("--remap-path-prefix={}={name}", folder.display())
-    };
+    let flag = |(folder, name): &(PathBuf, String)| format!("--remap-path-prefix={}={name}", folder.display());
     Value::from(folders.iter().map(flag).collect::<Vec<_>>()).to_string()
 }
 
 fn binary(built: &[Made], wish: &Wish) -> Result<PathBuf> {
     let manifest = wish.folder.join("Cargo.toml");
     let manifest = manifest.canonicalize().unwrap_or(manifest);
-    let of_crate = |made: &&Made| {
-        made.manifest
-            .canonicalize()
-            .is_ok_and(|path| path == manifest)
-    };
+    let of_crate = |made: &&Made| made.manifest.canonicalize().is_ok_and(|path| path == manifest);
     let candidates: Vec<&Made> = built.iter().filter(of_crate).collect();
-    let names = || {
-        candidates
-            .iter()
-            .map(|made| made.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let names = || candidates.iter().map(|made| made.name.as_str()).collect::<Vec<_>>().join(", ");
     match (&wish.bin, candidates.as_slice()) {
-        (_, []) => Err(
-            Error::new(format!("the crate {} has no binary", wish.folder.display()))
-                .remedy("name the crate of an application: one with a src/main.rs"),
-        ),
+        (_, []) => Err(Error::new(format!("the crate {} has no binary", wish.folder.display()))
+            .remedy("name the crate of an application: one with a src/main.rs")),
         (None, [only]) => Ok(only.file.clone()),
-        (None, _) => Err(Error::new(format!(
-            "the crate {} has several binaries",
-            wish.folder.display()
-        ))
-        .remedy(format!("say which by `bin`: {}", names()))),
+        (None, _) => Err(Error::new(format!("the crate {} has several binaries", wish.folder.display()))
+            .remedy(format!("say which by `bin`: {}", names()))),
         (Some(bin), list) => match list.iter().find(|made| made.name == *bin) {
             Some(made) => Ok(made.file.clone()),
-            None => Err(Error::new(format!(
-                "the crate {} has no binary `{bin}`",
-                wish.folder.display()
-            ))
-            .remedy(format!("it has {}", names()))),
+            None => Err(Error::new(format!("the crate {} has no binary `{bin}`", wish.folder.display()))
+                .remedy(format!("it has {}", names()))),
         },
     }
 }
@@ -243,22 +164,17 @@ fn binary(built: &[Made], wish: &Wish) -> Result<PathBuf> {
 fn is_member(folder: &Path) -> bool {
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let (folder, repository) = (canonical(folder), canonical(&folders::repository()));
-    folder.parent() == Some(&repository.join("apps"))
-        || folder.parent() == Some(&repository.join("drivers"))
+    folder.parent() == Some(&repository.join("apps")) || folder.parent() == Some(&repository.join("drivers"))
 }
 
 /// The name of the package whose Cargo.toml lies in `folder`.
 pub fn package_name(folder: &Path, place: &Place) -> Result<String> {
     let file = folder.join("Cargo.toml");
-    let text = std::fs::read_to_string(&file)
-        .map_err(|cause| Error::io("read", &file, &cause).at(place))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        Error::new(format!("{}: {}", file.display(), error.message())).at(place)
-    })?;
-    let name = table
-        .get("package")
-        .and_then(|package| package.get("name"))
-        .and_then(toml::Value::as_str);
+    let text = std::fs::read_to_string(&file).map_err(|cause| Error::io("read", &file, &cause).at(place))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| Error::new(format!("{}: {}", file.display(), error.message())).at(place))?;
+    let name = table.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
     name.map(str::to_string).ok_or_else(|| {
         Error::new(format!("{} describes no package", file.display()))
             .at(place)

@@ -10,13 +10,7 @@ use std::time::Duration;
 /// What no run may ever print, whatever it tests.
 pub const ALWAYS_FORBIDDEN: [&str; 3] = ["kernel panic", "panicked at", "invariant broken"];
 /// The cores that `trial` and `rogue` run on.
-pub const CPUS: [&str; 5] = [
-    "cortex-a53",
-    "cortex-a72",
-    "cortex-a76",
-    "neoverse-n1",
-    "max",
-];
+pub const CPUS: [&str; 5] = ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "max"];
 
 /// One image on one machine.
 #[derive(Clone, Debug)]
@@ -65,15 +59,13 @@ impl Case {
 
     /// This must appear.
     pub fn expecting(mut self, texts: &[&str]) -> Case {
-        self.expected
-            .extend(texts.iter().map(|text| text.to_string()));
+        self.expected.extend(texts.iter().map(|text| text.to_string()));
         self
     }
 
     /// This must not.
     pub fn forbidding(mut self, texts: &[&str]) -> Case {
-        self.forbidden
-            .extend(texts.iter().map(|text| text.to_string()));
+        self.forbidden.extend(texts.iter().map(|text| text.to_string()));
         self
     }
 
@@ -93,17 +85,8 @@ impl Case {
 
     /// Whether a run that ended so, with this output, is what was wanted.
     pub fn judge(&self, end: End, output: &str) -> Result<()> {
-        let failed = |what: String| {
-            Err(Error::new(format!(
-                "{}: {what}\n--- output\n{output}\n---",
-                self.name()
-            )))
-        };
-        let forbidden = self
-            .forbidden
-            .iter()
-            .map(String::as_str)
-            .chain(ALWAYS_FORBIDDEN);
+        let failed = |what: String| Err(Error::new(format!("{}: {what}\n--- output\n{output}\n---", self.name())));
+        let forbidden = self.forbidden.iter().map(String::as_str).chain(ALWAYS_FORBIDDEN);
         for text in forbidden {
             if output.contains(text) {
                 return failed(format!("`{text}` appeared"));
@@ -134,26 +117,18 @@ pub fn all() -> Vec<Case> {
 
 /// The prompt, with input from a pipe.
 pub fn demo() -> Case {
-    Case::new("demo")
-        .typing("ps\nmem\noff\n")
-        .expecting(&["init", "pl011", "shell", "free"])
+    Case::new("demo").typing("ps\nmem\noff\n").expecting(&["init", "pl011", "shell", "free"])
 }
 
 /// The smallest machine.
 pub fn tiny() -> Case {
-    let options = MachineOptions {
-        memory_kib: 1024,
-        ..MachineOptions::default()
-    };
+    let options = MachineOptions { memory_kib: 1024, ..MachineOptions::default() };
     Case::new("tiny").on(options).expecting(&["Hello"])
 }
 
 /// `trial` or `rogue` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
-    Case {
-        limit: Duration::from_secs(120),
-        ..Case::new(image).on(options)
-    }
+    Case { limit: Duration::from_secs(120), ..Case::new(image).on(options) }
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.
@@ -162,12 +137,7 @@ pub fn machines() -> Vec<MachineOptions> {
     for gic in [2, 3] {
         for cpu in CPUS {
             for el in [1, 2] {
-                machines.push(MachineOptions {
-                    cpu: cpu.to_string(),
-                    gic,
-                    el,
-                    ..MachineOptions::default()
-                });
+                machines.push(MachineOptions { cpu: cpu.to_string(), gic, el, ..MachineOptions::default() });
             }
         }
     }

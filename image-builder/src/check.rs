@@ -64,27 +64,14 @@ pub struct PlannedFile {
 pub fn check(policy: &Policy, machine: &Machine) -> Result<Plan> {
     let programs = &policy.image.programs;
     if programs.is_empty() || programs.len() > MAX_PROGRAMS {
-        return Err(
-            Error::new(format!("an image has 1 to {MAX_PROGRAMS} programs"))
-                .at(&policy.top())
-                .remedy(
-                    "add a [[program]]; the first one is the first environment, normally `init`",
-                ),
-        );
+        return Err(Error::new(format!("an image has 1 to {MAX_PROGRAMS} programs"))
+            .at(&policy.top())
+            .remedy("add a [[program]]; the first one is the first environment, normally `init`"));
     }
-    let checker = Checker {
-        policy,
-        machine,
-        offers: offers(policy)?,
-    };
+    let checker = Checker { policy, machine, offers: offers(policy)? };
     let files = planned_files(policy)?;
-    let mut plan = Plan {
-        name: policy.name.clone(),
-        programs: Vec::new(),
-        quota: 0,
-        largest_quota: policy.top(),
-        files,
-    };
+    let mut plan =
+        Plan { name: policy.name.clone(), programs: Vec::new(), quota: 0, largest_quota: policy.top(), files };
     let mut largest = 0;
     for spanned in programs {
         let program = spanned.get_ref();
@@ -139,12 +126,9 @@ fn offers(policy: &Policy) -> Result<BTreeMap<String, usize>> {
             good_name(service.get_ref(), &place)?;
             if let Some(other) = offers.insert(service.get_ref().clone(), index) {
                 let other = policy.image.programs[other].get_ref().name.get_ref();
-                return Err(Error::new(format!(
-                    "`{other}` offers `{}` already",
-                    service.get_ref()
-                ))
-                .at(&place)
-                .remedy("a service has one program behind it: rename one of the two"));
+                return Err(Error::new(format!("`{other}` offers `{}` already", service.get_ref()))
+                    .at(&place)
+                    .remedy("a service has one program behind it: rename one of the two"));
             }
         }
     }
@@ -168,10 +152,7 @@ fn planned_files(policy: &Policy) -> Result<Vec<PlannedFile>> {
                 .at(&policy.place(&file.path))
                 .remedy("`path` is taken from the image file's folder")
         })?;
-        files.push(PlannedFile {
-            name: name.clone(),
-            bytes,
-        });
+        files.push(PlannedFile { name: name.clone(), bytes });
     }
     Ok(files)
 }
@@ -185,35 +166,21 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn program(&self, toml: &ProgramToml, files: &[PlannedFile]) -> Result<PlannedProgram> {
         let frames = *toml.frames.get_ref();
-        let minimum = toml
-            .minimum
-            .as_ref()
-            .map_or(0, |minimum| *minimum.get_ref());
+        let minimum = toml.minimum.as_ref().map_or(0, |minimum| *minimum.get_ref());
         if let Some(place) = toml.minimum.as_ref().filter(|_| minimum > frames) {
-            return Err(Error::new(format!(
-                "`minimum` {minimum} is above the quota of {frames} frames"
-            ))
-            .at(&self.policy.place(place))
-            .remedy("raise `frames` or lower `minimum`"));
+            return Err(Error::new(format!("`minimum` {minimum} is above the quota of {frames} frames"))
+                .at(&self.policy.place(place))
+                .remedy("raise `frames` or lower `minimum`"));
         }
         let (folder, place) = self.crate_folder(toml)?;
         let own_name = vec![toml.name.get_ref().clone()];
-        let services = toml
-            .offers
-            .as_ref()
-            .map(|list| list.iter().map(|s| s.get_ref().clone()).collect());
+        let services = toml.offers.as_ref().map(|list| list.iter().map(|s| s.get_ref().clone()).collect());
         let program = manifest::Program {
             name: toml.name.get_ref().clone(),
             abi_version: exo_abi::ABI_VERSION,
             entry: 0,
             segments: Vec::new(),
-            stack_pages: self.within(
-                &toml.stack_pages,
-                DEFAULT_STACK_PAGES,
-                1,
-                1024,
-                "stack_pages",
-            )?,
+            stack_pages: self.within(&toml.stack_pages, DEFAULT_STACK_PAGES, 1, 1024, "stack_pages")?,
             frames,
             minimum,
             names: manifest::Names {
@@ -222,16 +189,8 @@ impl Checker<'_> {
                 cells: self.within(&toml.cells, 0, 0, MAX_CELLS, "cells")?,
             },
             slices: self.slices(toml)?,
-            devices: toml
-                .devices
-                .iter()
-                .map(|device| self.device(device))
-                .collect::<Result<_>>()?,
-            calls: toml
-                .calls
-                .iter()
-                .map(|call| self.peer(toml, call))
-                .collect::<Result<_>>()?,
+            devices: toml.devices.iter().map(|device| self.device(device)).collect::<Result<_>>()?,
+            calls: toml.calls.iter().map(|call| self.peer(toml, call)).collect::<Result<_>>()?,
             services: services.unwrap_or(own_name),
             restart: self.restart(toml)?,
             watchdog_ms: match &toml.watchdog_ms {
@@ -250,12 +209,7 @@ impl Checker<'_> {
             audit: toml.audit,
         };
         let bin = toml.bin.as_ref().map(|bin| bin.get_ref().clone());
-        Ok(PlannedProgram {
-            program,
-            folder,
-            bin,
-            place,
-        })
+        Ok(PlannedProgram { program, folder, bin, place })
     }
 
     fn peer(&self, toml: &ProgramToml, call: &Spanned<String>) -> Result<manifest::Peer> {
@@ -264,22 +218,14 @@ impl Checker<'_> {
             let known: Vec<&str> = self.offers.keys().map(String::as_str).collect();
             return Err(Error::new(format!("nobody offers `{service}`"))
                 .at(&place)
-                .remedy(format!(
-                    "call one of {}, or add a program that offers it",
-                    known.join(", ")
-                )));
+                .remedy(format!("call one of {}, or add a program that offers it", known.join(", "))));
         };
         if self.policy.image.programs[program].get_ref().name.get_ref() == toml.name.get_ref() {
-            return Err(
-                Error::new(format!("`{}` would call itself", toml.name.get_ref()))
-                    .at(&place)
-                    .remedy("remove this call"),
-            );
+            return Err(Error::new(format!("`{}` would call itself", toml.name.get_ref()))
+                .at(&place)
+                .remedy("remove this call"));
         }
-        Ok(manifest::Peer {
-            service: service.clone(),
-            program: program as u32,
-        })
+        Ok(manifest::Peer { service: service.clone(), program: program as u32 })
     }
 
     fn restart(&self, toml: &ProgramToml) -> Result<manifest::Restart> {
@@ -307,11 +253,7 @@ impl Checker<'_> {
         })
     }
 
-    fn handed_files(
-        &self,
-        toml: &ProgramToml,
-        files: &[PlannedFile],
-    ) -> Result<Vec<manifest::HandedFile>> {
+    fn handed_files(&self, toml: &ProgramToml, files: &[PlannedFile]) -> Result<Vec<manifest::HandedFile>> {
         let mut va = manifest::FILES_VA;
         let mut handed = Vec::new();
         for wish in &toml.files {
@@ -320,10 +262,7 @@ impl Checker<'_> {
                     .at(&self.policy.place(wish))
                     .remedy("add a [[file]] with this name"));
             };
-            handed.push(manifest::HandedFile {
-                file: file as u32,
-                va,
-            });
+            handed.push(manifest::HandedFile { file: file as u32, va });
             va += (files[file].bytes.len() as u64).next_multiple_of(exo_abi::PAGE_BYTES);
         }
         Ok(handed)
@@ -335,30 +274,19 @@ impl Checker<'_> {
         let candidates = if name.contains('/') {
             vec![beside(&self.policy.file, name)]
         } else {
-            ["apps", "drivers"]
-                .map(|kind| folders::repository().join(kind).join(name))
-                .into()
+            ["apps", "drivers"].map(|kind| folders::repository().join(kind).join(name)).into()
         };
-        if let Some(folder) = candidates
-            .iter()
-            .find(|folder| folder.join("Cargo.toml").is_file())
-        {
+        if let Some(folder) = candidates.iter().find(|folder| folder.join("Cargo.toml").is_file()) {
             return Ok((folder.clone(), place));
         }
-        let tried: Vec<String> = candidates
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
+        let tried: Vec<String> = candidates.iter().map(|folder| folder.display().to_string()).collect();
         Err(Error::new(format!("there is no crate `{name}`: no Cargo.toml in {}", tried.join(" or ")))
             .at(&place)
             .remedy("`crate` is a name in apps/ or drivers/, or a path with a `/`, taken from the image file's folder"))
     }
 
     fn one_ends_the_machine(&self, plan: &Plan) -> Result<()> {
-        let mut ending = plan
-            .programs
-            .iter()
-            .filter(|planned| planned.program.ends_machine);
+        let mut ending = plan.programs.iter().filter(|planned| planned.program.ends_machine);
         let (Some(first), Some(second)) = (ending.next(), ending.next()) else {
             return Ok(());
         };
@@ -370,14 +298,7 @@ impl Checker<'_> {
         .remedy("remove `ends_machine` from one of them"))
     }
 
-    fn within(
-        &self,
-        value: &Option<Spanned<u32>>,
-        default: u32,
-        low: u32,
-        high: u32,
-        key: &str,
-    ) -> Result<u32> {
+    fn within(&self, value: &Option<Spanned<u32>>, default: u32, low: u32, high: u32, key: &str) -> Result<u32> {
         let Some(spanned) = value else {
             return Ok(default);
         };
@@ -398,9 +319,7 @@ fn good_name(name: &str, place: &Place) -> Result<()> {
     }
     Err(Error::new(format!("`{name}` is not a name"))
         .at(place)
-        .remedy(format!(
-            "use 1 to {MAX_NAME_BYTES} letters, digits, `-` and `_`"
-        )))
+        .remedy(format!("use 1 to {MAX_NAME_BYTES} letters, digits, `-` and `_`")))
 }
 
 fn beside(file: &Path, path: &str) -> PathBuf {

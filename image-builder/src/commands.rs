@@ -13,11 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Builds Velvet images and runs them in QEMU.
 #[derive(Debug, Parser)]
-#[command(
-    name = "cargo image",
-    bin_name = "cargo image",
-    disable_help_subcommand = true
-)]
+#[command(name = "cargo image", bin_name = "cargo image", disable_help_subcommand = true)]
 pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]

@@ -44,26 +44,18 @@ impl Pages {
 /// Reads an application's ELF; `name` is what a refusal calls it.
 pub fn load(name: &str, file: &[u8]) -> Result<Executable> {
     let refused = |what: &str| Error::new(format!("`{name}` is refused: {what}"));
-    let header = Header::parse(file).map_err(|_| {
-        refused("it is not an ELF64 file").remedy("name the crate of an application")
-    })?;
-    let little = header
-        .endian()
-        .map_err(|_| refused("it is not little-endian"))?;
+    let header = Header::parse(file)
+        .map_err(|_| refused("it is not an ELF64 file").remedy("name the crate of an application"))?;
+    let little = header.endian().map_err(|_| refused("it is not little-endian"))?;
     if header.e_machine(little) != elf::EM_AARCH64 {
-        return Err(refused(&format!(
-            "it is for another machine (ELF machine {})",
-            header.e_machine(little).0
-        ))
-        .remedy("build it for aarch64-unknown-none"));
+        return Err(refused(&format!("it is for another machine (ELF machine {})", header.e_machine(little).0))
+            .remedy("build it for aarch64-unknown-none"));
     }
     if header.e_type(little) != elf::ET_EXEC {
         return Err(refused("it is not an executable with fixed addresses")
             .remedy("build a binary, with the relocation model of aarch64-unknown-none"));
     }
-    let programs = header
-        .program_headers(little, file)
-        .map_err(|_| refused("its program headers are cut short"))?;
+    let programs = header.program_headers(little, file).map_err(|_| refused("its program headers are cut short"))?;
     let mut segments = Vec::new();
     for program in programs {
         if program.p_type(little) == elf::PT_TLS && program.p_memsz(little) > 0 {
@@ -88,20 +80,14 @@ fn pages(program: &elf::ProgramHeader64<Le>, file: &[u8]) -> std::result::Result
         .filter(|end| *end <= MAPPABLE_END)
         .ok_or_else(|| format!("its segment at {start:#x} does not lie below {MAPPABLE_END:#x}"))?;
     if program.p_filesz(little) > program.p_memsz(little) {
-        return Err(format!(
-            "its segment at {start:#x} is larger in the file than in memory"
-        ));
+        return Err(format!("its segment at {start:#x} is larger in the file than in memory"));
     }
-    let contents = program
-        .data(little, file)
-        .map_err(|()| format!("its segment at {start:#x} is cut short"))?;
+    let contents = program.data(little, file).map_err(|()| format!("its segment at {start:#x} is cut short"))?;
     let flags = program.p_flags(little).0;
     let (writable, executable) = (flags & elf::PF_W.0 != 0, flags & elf::PF_X.0 != 0);
     let prot = match (writable, executable) {
         (true, true) => {
-            return Err(format!(
-                "its segment at {start:#x} is writable and executable"
-            ));
+            return Err(format!("its segment at {start:#x} is writable and executable"));
         }
         (true, false) => Prot::READ | Prot::WRITE,
         (false, true) => Prot::READ | Prot::EXECUTE,
@@ -114,21 +100,13 @@ fn pages(program: &elf::ProgramHeader64<Le>, file: &[u8]) -> std::result::Result
         bytes.clear();
     }
     bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
-    Ok(Pages {
-        va,
-        bytes,
-        memory_pages: (end - va).div_ceil(PAGE_BYTES),
-        prot,
-    })
+    Ok(Pages { va, bytes, memory_pages: (end - va).div_ceil(PAGE_BYTES), prot })
 }
 
 fn check(segments: &[Pages], entry: u64) -> std::result::Result<(), String> {
     for pair in segments.windows(2) {
         if pair[1].va < pair[0].end() {
-            return Err(format!(
-                "its segments at {:#x} and {:#x} overlap",
-                pair[0].va, pair[1].va
-            ));
+            return Err(format!("its segments at {:#x} and {:#x} overlap", pair[0].va, pair[1].va));
         }
     }
     if segments.first().is_some_and(|first| first.va == 0) {
@@ -137,9 +115,7 @@ fn check(segments: &[Pages], entry: u64) -> std::result::Result<(), String> {
     let holds = |segment: &&Pages| (segment.va..segment.end()).contains(&entry);
     match segments.iter().find(holds) {
         Some(segment) if segment.prot.contains(Prot::EXECUTE) => Ok(()),
-        _ => Err(format!(
-            "its entry point {entry:#x} does not lie in an executable segment"
-        )),
+        _ => Err(format!("its entry point {entry:#x} does not lie in an executable segment")),
     }
 }
 

@@ -1,9 +1,6 @@
 //! QEMU: started, fed, watched, and ended.
 
-#[cfg_attr(
-    target_os = "linux",
-    expect(unsafe_code, reason = "pre_exec: a system call between fork and exec")
-)]
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "pre_exec: a system call between fork and exec"))]
 mod leash;
 
 use crate::build::Built;
@@ -61,11 +58,7 @@ pub struct Captured {
 
 /// The arguments that run an image; `more` goes to QEMU as it is.
 pub fn arguments(built: &Built, options: &MachineOptions, more: &[String]) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = options
-        .qemu_arguments()
-        .into_iter()
-        .map(OsString::from)
-        .collect();
+    let mut arguments: Vec<OsString> = options.qemu_arguments().into_iter().map(OsString::from).collect();
     // signal=on: Ctrl-C ends QEMU. No multiplexer: every other key, Ctrl-A too, is the guest's.
     arguments.extend(
         [
@@ -95,29 +88,16 @@ pub fn arguments(built: &Built, options: &MachineOptions, more: &[String]) -> Ve
 pub fn shown(arguments: &[OsString]) -> String {
     let quoted = arguments.iter().map(|argument| {
         let text = argument.to_string_lossy();
-        let plain = text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c));
-        if plain && !text.is_empty() {
-            text.into_owned()
-        } else {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        }
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c));
+        if plain && !text.is_empty() { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
     });
-    std::iter::once(PROGRAM.to_string())
-        .chain(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    std::iter::once(PROGRAM.to_string()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs QEMU on this terminal, or with what standard input holds.
 pub fn interactive(arguments: &[OsString], limit: Option<Duration>) -> Result<End> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .map_err(|cause| Error::new(format!("cannot watch for signals: {cause}")))?;
     }
@@ -125,22 +105,13 @@ pub fn interactive(arguments: &[OsString], limit: Option<Duration>) -> Result<En
     let terminal = stdin.is_terminal();
     let settings = terminal.then(|| termios::tcgetattr(&stdin).ok()).flatten();
     let mut command = Command::new(PROGRAM);
-    command.args(arguments).stdin(if terminal {
-        Stdio::inherit()
-    } else {
-        Stdio::piped()
-    });
+    command.args(arguments).stdin(if terminal { Stdio::inherit() } else { Stdio::piped() });
     let mut child = start(&mut command)?;
     if let Some(mut pipe) = child.stdin.take() {
         std::thread::spawn(move || {
             // The guest may end before its input does: then nobody is left to tell.
             let copied = std::io::copy(&mut std::io::stdin().lock(), &mut pipe);
-            if copied.is_ok()
-                && pipe
-                    .write_all(&[END_OF_INPUT])
-                    .and_then(|()| pipe.flush())
-                    .is_ok()
-            {
+            if copied.is_ok() && pipe.write_all(&[END_OF_INPUT]).and_then(|()| pipe.flush()).is_ok() {
                 // An open pipe without contents: closing it would end the guest's serial line.
                 std::mem::forget(pipe);
             }
@@ -157,11 +128,7 @@ pub fn interactive(arguments: &[OsString], limit: Option<Duration>) -> Result<En
 /// Runs QEMU with `input`, then end of input, and keeps what it says.
 pub fn captured(arguments: &[OsString], input: &[u8], limit: Duration) -> Result<Captured> {
     let mut command = Command::new(PROGRAM);
-    command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = start(&mut command)?;
     let pipe = child.stdin.take();
     let mut bytes = input.to_vec();
@@ -178,10 +145,7 @@ pub fn captured(arguments: &[OsString], input: &[u8], limit: Duration) -> Result
     let mut output = stdout.join().unwrap_or_default();
     output.extend(stderr.join().unwrap_or_default());
     drop(writer.join());
-    Ok(Captured {
-        end: end?,
-        output: String::from_utf8_lossy(&output).replace('\r', ""),
-    })
+    Ok(Captured { end: end?, output: String::from_utf8_lossy(&output).replace('\r', "") })
 }
 
 fn keep(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
@@ -198,17 +162,13 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec
 
 fn start(command: &mut Command) -> Result<Child> {
     leash::die_with_parent(command);
-    command.spawn().map_err(|cause| {
-        Error::new(format!("cannot start {PROGRAM}: {cause}")).remedy("cargo image doctor")
-    })
+    command.spawn().map_err(|cause| Error::new(format!("cannot start {PROGRAM}: {cause}")).remedy("cargo image doctor"))
 }
 
 fn watch(child: &mut Child, limit: Option<Duration>, interrupted: &AtomicBool) -> Result<End> {
     let begin = Instant::now();
     loop {
-        let waited = child
-            .try_wait()
-            .map_err(|cause| Error::new(format!("cannot wait for QEMU: {cause}")))?;
+        let waited = child.try_wait().map_err(|cause| Error::new(format!("cannot wait for QEMU: {cause}")))?;
         let interrupted = interrupted.load(Ordering::Relaxed);
         match waited {
             Some(_) if interrupted => return Ok(End::Interrupted),

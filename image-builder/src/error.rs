@@ -32,11 +32,7 @@ pub struct Error {
 impl Error {
     /// `what` is wrong.
     pub fn new(what: impl Into<String>) -> Error {
-        Error {
-            place: None,
-            what: what.into(),
-            remedy: None,
-        }
+        Error { place: None, what: what.into(), remedy: None }
     }
 
     /// Reading, writing or starting `path` failed.

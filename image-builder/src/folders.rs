@@ -8,11 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The repository.
 pub fn repository() -> PathBuf {
     let mine = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    let is_mine =
-        |folder: &PathBuf| folder.ends_with("image-builder") && folder.join("images").is_dir();
-    let folder = mine
-        .filter(is_mine)
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    let is_mine = |folder: &PathBuf| folder.ends_with("image-builder") && folder.join("images").is_dir();
+    let folder = mine.filter(is_mine).unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     folder.parent().unwrap_or(Path::new(".")).to_path_buf()
 }
 

@@ -51,11 +51,7 @@ pub fn assemble(kernel: &Kernel, archive: &Archive, machine: &Machine) -> Result
         flags: FLAG_QEMU,
         build_id,
         early_uart: machine.early_uart(),
-        device_tree: if wrapper == Wrapper::Flat {
-            0
-        } else {
-            RAM_START
-        },
+        device_tree: if wrapper == Wrapper::Flat { 0 } else { RAM_START },
         archive_offset: kernel.bytes.len() as u64,
         archive_bytes: archive.bytes.len() as u64,
         init_entry: archive.first.entry,
@@ -71,20 +67,10 @@ pub fn assemble(kernel: &Kernel, archive: &Archive, machine: &Machine) -> Result
     blob[IMAGE_SIZE_OFFSET..IMAGE_SIZE_OFFSET + 8].copy_from_slice(&bytes.to_le_bytes());
     let pages = bytes / PAGE_BYTES;
     Ok(match wrapper {
-        Wrapper::Flat => Image {
-            bytes: blob,
-            device_tree: None,
-            build_id,
-            pages,
-        },
+        Wrapper::Flat => Image { bytes: blob, device_tree: None, build_id, pages },
         Wrapper::Elf { address } => {
             let device_tree = Some(machine.device_tree.clone());
-            Image {
-                bytes: wrap(&blob, address),
-                device_tree,
-                build_id,
-                pages,
-            }
+            Image { bytes: wrap(&blob, address), device_tree, build_id, pages }
         }
     })
 }
@@ -96,9 +82,7 @@ fn wrapper_for(machine: &Machine) -> Wrapper {
     }
     // QEMU's load_dtb makes room in the tree it is given: twice its size and 20 000 bytes.
     let device_tree = (machine.device_tree.len() as u64 + 10_000) * 2;
-    Wrapper::Elf {
-        address: RAM_START + device_tree.next_multiple_of(0x10000),
-    }
+    Wrapper::Elf { address: RAM_START + device_tree.next_multiple_of(0x10000) }
 }
 
 fn fits(bytes: u64, wrapper: &Wrapper, machine: &Machine) -> Result<()> {
@@ -206,13 +190,7 @@ mod tests {
             init_entry: 11,
             init_stack: 12,
             init_control: 13,
-            init_runs: [InitRun {
-                va: 14,
-                archive_page: 15,
-                pages: 16,
-                prot: 17,
-                reserved: 0,
-            }; MAX_INIT_RUNS],
+            init_runs: [InitRun { va: 14, archive_page: 15, pages: 16, prot: 17, reserved: 0 }; MAX_INIT_RUNS],
             checksum: 0,
             reserved: 0,
         }
@@ -237,13 +215,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_fnv_1a() {
-        assert_eq!(
-            digest(b"").as_slice(),
-            0x6c62_272e_07bb_0142_62b8_2175_6295_c58du128.to_le_bytes()
-        );
-        assert_eq!(
-            digest(b"a").as_slice(),
-            0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964u128.to_le_bytes()
-        );
+        assert_eq!(digest(b"").as_slice(), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58du128.to_le_bytes());
+        assert_eq!(digest(b"a").as_slice(), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964u128.to_le_bytes());
     }
 }

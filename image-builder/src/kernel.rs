@@ -42,24 +42,17 @@ pub struct KernelSizes {
 pub fn flatten(file: &[u8]) -> Result<Kernel> {
     let wrong = |what: &str| Error::new(format!("the kernel is refused: {what}"));
     let header = Header::parse(file).map_err(|_| wrong("it is not an ELF64 file"))?;
-    let little = header
-        .endian()
-        .map_err(|_| wrong("it is not little-endian"))?;
+    let little = header.endian().map_err(|_| wrong("it is not little-endian"))?;
     if header.e_machine(little) != elf::EM_AARCH64 {
         return Err(wrong("it is for another machine"));
     }
-    let programs = header
-        .program_headers(little, file)
-        .map_err(|_| wrong("its program headers are cut short"))?;
+    let programs = header.program_headers(little, file).map_err(|_| wrong("its program headers are cut short"))?;
     let mut loads: Vec<&elf::ProgramHeader64<Le>> = programs
         .iter()
         .filter(|program| program.p_type(little) == elf::PT_LOAD && program.p_memsz(little) > 0)
         .collect();
     loads.sort_by_key(|program| program.p_vaddr(little));
-    let base = loads
-        .first()
-        .ok_or_else(|| wrong("it has no segments"))?
-        .p_vaddr(little);
+    let base = loads.first().ok_or_else(|| wrong("it has no segments"))?.p_vaddr(little);
     let mut bytes = Vec::new();
     for program in loads {
         let offset = program.p_vaddr(little) - base;
@@ -67,9 +60,7 @@ pub fn flatten(file: &[u8]) -> Result<Kernel> {
         if offset < bytes.len() as u64 || end > MAX_BYTES {
             return Err(wrong("its segments overlap or lie too far apart"));
         }
-        let contents = program
-            .data(little, file)
-            .map_err(|()| wrong("a segment is cut short"))?;
+        let contents = program.data(little, file).map_err(|()| wrong("a segment is cut short"))?;
         bytes.resize(offset as usize, 0);
         bytes.extend_from_slice(contents);
         bytes.resize(end as usize, 0);
@@ -84,10 +75,7 @@ pub fn flatten(file: &[u8]) -> Result<Kernel> {
     if place.is_none_or(|place| place.iter().any(|byte| *byte != 0)) {
         return Err(wrong("it leaves no room for the boot header"));
     }
-    Ok(Kernel {
-        bytes,
-        sizes: sizes(header, file).ok_or_else(|| wrong("its sections are cut short"))?,
-    })
+    Ok(Kernel { bytes, sizes: sizes(header, file).ok_or_else(|| wrong("its sections are cut short"))? })
 }
 
 fn sizes(header: &Header, file: &[u8]) -> Option<KernelSizes> {

@@ -40,14 +40,7 @@ pub struct MachineOptions {
 
 impl Default for MachineOptions {
     fn default() -> MachineOptions {
-        MachineOptions {
-            cpu: "cortex-a76".to_string(),
-            smp: 1,
-            memory_kib: 256 * 1024,
-            gic: 3,
-            el: 1,
-            icount: false,
-        }
+        MachineOptions { cpu: "cortex-a76".to_string(), smp: 1, memory_kib: 256 * 1024, gic: 3, el: 1, icount: false }
     }
 }
 
@@ -58,8 +51,7 @@ impl MachineOptions {
         if self.el == 2 {
             machine.push_str(",virtualization=on");
         }
-        let mut arguments: Vec<String> =
-            ["-M", &machine, "-cpu", &self.cpu].map(String::from).into();
+        let mut arguments: Vec<String> = ["-M", &machine, "-cpu", &self.cpu].map(String::from).into();
         arguments.extend(["-smp".to_string(), self.smp.to_string()]);
         arguments.extend(["-m".to_string(), format!("{}K", self.memory_kib)]);
         arguments.extend(["-nic", "none"].map(String::from));
@@ -71,23 +63,13 @@ impl MachineOptions {
 
     /// A file name that differs when the device tree may.
     fn file_name(&self) -> String {
-        let MachineOptions {
-            cpu,
-            smp,
-            memory_kib,
-            gic,
-            el,
-            icount: _,
-        } = self;
+        let MachineOptions { cpu, smp, memory_kib, gic, el, icount: _ } = self;
         format!("{cpu}-smp{smp}-{memory_kib}k-gic{gic}-el{el}.dtb")
     }
 
     /// In few words, for messages.
     pub fn summary(&self) -> String {
-        format!(
-            "{} x{}, {} KiB, GICv{}, EL{}",
-            self.cpu, self.smp, self.memory_kib, self.gic, self.el
-        )
+        format!("{} x{}, {} KiB, GICv{}, EL{}", self.cpu, self.smp, self.memory_kib, self.gic, self.el)
     }
 }
 
@@ -102,9 +84,7 @@ pub fn parse_memory(text: &str) -> std::result::Result<u64, String> {
         },
     };
     let number: u64 = digits.parse().map_err(|_| memory_remedy(text))?;
-    let kib = number
-        .checked_mul(scale)
-        .ok_or_else(|| memory_remedy(text))?;
+    let kib = number.checked_mul(scale).ok_or_else(|| memory_remedy(text))?;
     if kib == 0 || !kib.is_multiple_of(4) {
         return Err(format!("`{text}` is not a whole number of 4 KiB frames"));
     }
@@ -149,17 +129,12 @@ impl MachineDevice {
     /// First frame and number of frames of its registers.
     pub fn frames(&self) -> (u64, u64) {
         let first = self.address / exo_abi::PAGE_BYTES;
-        (
-            first,
-            (self.address + self.bytes).div_ceil(exo_abi::PAGE_BYTES) - first,
-        )
+        (first, (self.address + self.bytes).div_ceil(exo_abi::PAGE_BYTES) - first)
     }
 
     /// The kernel drives it.
     pub fn is_the_kernels(&self) -> bool {
-        self.compatible
-            .iter()
-            .any(|name| KERNELS_OWN.contains(&name.as_str()))
+        self.compatible.iter().any(|name| KERNELS_OWN.contains(&name.as_str()))
     }
 }
 
@@ -179,9 +154,8 @@ impl Machine {
     /// Reads a device tree.
     pub fn read(options: &MachineOptions, blob: &[u8]) -> Result<Machine> {
         let device_tree = trim(blob)?;
-        let fdt = Fdt::new(&device_tree).map_err(|cause| {
-            Error::new(format!("the machine's device tree is damaged: {cause}"))
-        })?;
+        let fdt = Fdt::new(&device_tree)
+            .map_err(|cause| Error::new(format!("the machine's device tree is damaged: {cause}")))?;
         let mut machine = Machine {
             options: options.clone(),
             cores: 0,
@@ -196,10 +170,7 @@ impl Machine {
     /// Physical address of the first PL011, 0 if there is none.
     pub fn early_uart(&self) -> u64 {
         let is_uart = |device: &&MachineDevice| device.compatible.iter().any(|c| c == "arm,pl011");
-        self.devices
-            .iter()
-            .find(is_uart)
-            .map_or(0, |device| device.address)
+        self.devices.iter().find(is_uart).map_or(0, |device| device.address)
     }
 
     fn visit(&mut self, node: FdtNode<'_>, path: &str) {
@@ -222,22 +193,14 @@ impl Machine {
 fn device(node: FdtNode<'_>, path: &str) -> Option<MachineDevice> {
     let compatible: Vec<String> = text_list(node.property("compatible")?.value());
     let (address, bytes) = registers(node).first().copied().unwrap_or((0, 0));
-    (bytes > 0).then(|| MachineDevice {
-        path: path.to_string(),
-        compatible,
-        address,
-        bytes,
-        lines: lines(node),
-    })
+    (bytes > 0).then(|| MachineDevice { path: path.to_string(), compatible, address, bytes, lines: lines(node) })
 }
 
 fn registers(node: FdtNode<'_>) -> Vec<(u64, u64)> {
     let Ok(Some(entries)) = node.reg() else {
         return Vec::new();
     };
-    entries
-        .filter_map(|entry| Some((entry.address().ok()?, entry.size().ok()?)))
-        .collect()
+    entries.filter_map(|entry| Some((entry.address().ok()?, entry.size().ok()?))).collect()
 }
 
 /// Shared lines of an `interrupts` property in the form of Arm's GIC: kind (0: shared), number, flags (1, 2: edge).
@@ -245,27 +208,15 @@ fn lines(node: FdtNode<'_>) -> Vec<Line> {
     let Some(property) = node.property("interrupts") else {
         return Vec::new();
     };
-    let cells: Vec<u32> = property
-        .value()
-        .chunks_exact(4)
-        .map(|cell| u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]]))
-        .collect();
+    let cells: Vec<u32> =
+        property.value().chunks_exact(4).map(|cell| u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]])).collect();
     let shared = cells.chunks_exact(3).filter(|cell| cell[0] == 0);
-    shared
-        .map(|cell| Line {
-            number: cell[1] + 32,
-            edge: cell[2] & 0b11 != 0,
-        })
-        .collect()
+    shared.map(|cell| Line { number: cell[1] + 32, edge: cell[2] & 0b11 != 0 }).collect()
 }
 
 fn text_list(bytes: &[u8]) -> Vec<String> {
-    let parts = bytes
-        .split(|byte| *byte == 0)
-        .filter(|part| !part.is_empty());
-    parts
-        .map(|part| String::from_utf8_lossy(part).into_owned())
-        .collect()
+    let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+    parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// Cuts the unused rest off a device tree: QEMU dumps one mebibyte, which a small machine has not got.
@@ -278,11 +229,7 @@ fn trim(blob: &[u8]) -> Result<Vec<u8>> {
     // Offsets of the fields in the header: Devicetree Specification 0.4, section 5.2.
     let (structure, strings) = (word(8)? + word(36)?, word(12)? + word(32)?);
     let used = structure.max(strings).next_multiple_of(8);
-    let mut trimmed = blob
-        .get(..used)
-        .filter(|tree| tree.len() >= 40)
-        .ok_or_else(damaged)?
-        .to_vec();
+    let mut trimmed = blob.get(..used).filter(|tree| tree.len() >= 40).ok_or_else(damaged)?.to_vec();
     trimmed[4..8].copy_from_slice(&(used as u32).to_be_bytes());
     Ok(trimmed)
 }
@@ -290,24 +237,16 @@ fn trim(blob: &[u8]) -> Result<Vec<u8>> {
 fn dump_device_tree(options: &MachineOptions, file: &std::path::Path) -> Result<()> {
     let mut arguments = options.qemu_arguments();
     arguments[1].push_str(&format!(",dumpdtb={}", file.display()));
-    let output = Command::new(emulator::PROGRAM)
-        .args(&arguments)
-        .args(["-display", "none"])
-        .output()
-        .map_err(|cause| {
-            Error::new(format!("cannot start {}: {cause}", emulator::PROGRAM))
-                .remedy("cargo image doctor")
+    let output =
+        Command::new(emulator::PROGRAM).args(&arguments).args(["-display", "none"]).output().map_err(|cause| {
+            Error::new(format!("cannot start {}: {cause}", emulator::PROGRAM)).remedy("cargo image doctor")
         })?;
     if output.status.success() && file.exists() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!(
-        "QEMU has no such machine ({}): {}",
-        options.summary(),
-        said.trim()
-    ))
-    .remedy("choose other values for --cpu, --smp, --memory, --gic or --el"))
+    Err(Error::new(format!("QEMU has no such machine ({}): {}", options.summary(), said.trim()))
+        .remedy("choose other values for --cpu, --smp, --memory, --gic or --el"))
 }
 
 #[cfg(test)]
@@ -324,16 +263,7 @@ mod tests {
 
     #[test]
     fn nonsense_amounts_of_memory_are_refused() {
-        for text in [
-            "",
-            "M",
-            "0",
-            "3K",
-            "12MM",
-            "-1M",
-            "1.5G",
-            "99999999999999999999G",
-        ] {
+        for text in ["", "M", "0", "3K", "12MM", "-1M", "1.5G", "99999999999999999999G"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }

@@ -216,17 +216,8 @@ impl Policy {
                 .at(&place(file, &text, at))
                 .remedy("image-builder/README.md lists the keys, their values and their defaults")
         })?;
-        let name = file
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        Ok(Policy {
-            name,
-            file: file.to_path_buf(),
-            text,
-            image,
-        })
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Policy { name, file: file.to_path_buf(), text, image })
     }
 
     /// Where in the file a value stands.
@@ -236,17 +227,11 @@ impl Policy {
 
     /// The file's first line, for what is wrong with all of it.
     pub fn top(&self) -> Place {
-        Place {
-            file: self.file.clone(),
-            line: 1,
-        }
+        Place { file: self.file.clone(), line: 1 }
     }
 }
 
 fn place(file: &Path, text: &str, at: usize) -> Place {
     let before = text.as_bytes().get(..at).unwrap_or_default();
-    Place {
-        file: file.to_path_buf(),
-        line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
-    }
+    Place { file: file.to_path_buf(), line: 1 + before.iter().filter(|byte| **byte == b'\n').count() }
 }

@@ -16,18 +16,12 @@ pub fn count(folder: &Path) -> Result<u64> {
     let mut tests = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(&file).map_err(|cause| Error::io("read", &file, &cause))?;
-        tests.extend(
-            test_modules(&text)
-                .iter()
-                .map(|name| module_folder(&file).join(name)),
-        );
+        tests.extend(test_modules(&text).iter().map(|name| module_folder(&file).join(name)));
         texts.push((file, text));
     }
     let counts = texts.iter().filter(|(file, _)| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        let in_tests = tests
-            .iter()
-            .any(|module| file.with_extension("").starts_with(module));
+        let in_tests = tests.iter().any(|module| file.with_extension("").starts_with(module));
         !in_tests && !APART.iter().any(|apart| stem.starts_with(apart))
     });
     Ok(counts.map(|(_, text)| count_text(text)).sum())
@@ -39,10 +33,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "rs" || extension == "s" || extension == "S")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "s" || extension == "S") {
             files.push(path);
         }
     }
@@ -62,9 +53,7 @@ fn test_modules(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut after_attribute = false;
     for line in text.lines().map(str::trim) {
-        let module = line
-            .strip_prefix("mod ")
-            .and_then(|rest| rest.strip_suffix(';'));
+        let module = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
         if let Some(name) = module.filter(|_| after_attribute) {
             names.push(name.to_string());
         }
@@ -110,8 +99,7 @@ enum Test {
 
 impl Test {
     fn after(self, code: &str) -> Test {
-        let balance =
-            |open, close| code.matches(open).count() as i64 - code.matches(close).count() as i64;
+        let balance = |open, close| code.matches(open).count() as i64 - code.matches(close).count() as i64;
         let braces = balance('{', '}');
         match self {
             Test::No if code.starts_with("#[cfg(test)]") => Test::Begins(0),
@@ -121,11 +109,7 @@ impl Test {
             Test::Begins(parentheses) => {
                 let parentheses = parentheses + balance('(', ')');
                 let complete = parentheses == 0 && code.ends_with([';', '}', ',']);
-                if complete {
-                    Test::Ends
-                } else {
-                    Test::Begins(parentheses)
-                }
+                if complete { Test::Ends } else { Test::Begins(parentheses) }
             }
             Test::Inside(depth) if depth + braces <= 0 => Test::Ends,
             Test::Inside(depth) => Test::Inside(depth + braces),
@@ -168,19 +152,11 @@ mod tests {
     #[test]
     fn single_items_for_tests_do_not_count() {
         assert_eq!(count_text("#[cfg(test)]\nuse proptest;\nfn f() {}\n"), 1);
-        assert_eq!(
-            count_text(
-                "#[cfg(test)]\n#[derive(Debug)]\nfn t(\n    a: u8,\n) {\n    x();\n}\nfn f() {}\n"
-            ),
-            1
-        );
+        assert_eq!(count_text("#[cfg(test)]\n#[derive(Debug)]\nfn t(\n    a: u8,\n) {\n    x();\n}\nfn f() {}\n"), 1);
     }
 
     #[test]
     fn modules_for_tests_in_files_of_their_own_are_found() {
-        assert_eq!(
-            test_modules("mod a;\n#[cfg(test)]\nmod model;\n#[cfg(test)]\nmod tests {}\n"),
-            ["model"]
-        );
+        assert_eq!(test_modules("mod a;\n#[cfg(test)]\nmod model;\n#[cfg(test)]\nmod tests {}\n"), ["model"]);
     }
 }

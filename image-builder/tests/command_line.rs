@@ -11,8 +11,7 @@ fn image(arguments: &[&str]) -> Command {
 
 fn said(arguments: &[&str]) -> (Output, String) {
     let output = image(arguments).output().unwrap();
-    let text =
-        String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    let text = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
     (output, text)
 }
 
@@ -35,10 +34,7 @@ fn nonsense_is_refused_with_a_reason() {
         (vec!["fly"], "unrecognized subcommand"),
     ] {
         let (output, text) = said(&arguments);
-        assert!(
-            !output.status.success() && text.contains(reason),
-            "{arguments:?}\n{text}"
-        );
+        assert!(!output.status.success() && text.contains(reason), "{arguments:?}\n{text}");
     }
 }
 
@@ -46,12 +42,7 @@ fn nonsense_is_refused_with_a_reason() {
 fn doctor_finds_everything() {
     let (output, text) = said(&["doctor"]);
     assert!(output.status.success(), "{text}");
-    for tool in [
-        "rustc",
-        "aarch64-unknown-none-softfloat",
-        "rust-lld",
-        "QEMU emulator version",
-    ] {
+    for tool in ["rustc", "aarch64-unknown-none-softfloat", "rust-lld", "QEMU emulator version"] {
         assert!(text.contains(tool), "{tool}\n{text}");
     }
 }
@@ -61,20 +52,12 @@ fn a_run_ends_when_its_time_is_up_and_leaves_nothing_behind() {
     let marker = format!("velvet-test-{}", std::process::id());
     let begin = Instant::now();
     // The prompt of demo waits for input that never comes: the pipe stays open.
-    let mut child = image(&[
-        "run",
-        "--timeout",
-        "2",
-        "--print-qemu",
-        "--",
-        "-name",
-        &marker,
-    ])
-    .stdin(Stdio::piped())
-    .stdout(Stdio::null())
-    .stderr(Stdio::null())
-    .spawn()
-    .unwrap();
+    let mut child = image(&["run", "--timeout", "2", "--print-qemu", "--", "-name", &marker])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let input = child.stdin.take();
     assert_eq!(child.wait().unwrap().code(), Some(124));
     drop(input);
@@ -126,11 +109,7 @@ fn wait_until(condition: impl Fn() -> bool, otherwise: &str) {
 
 /// A QEMU with this `-name`.
 fn is_running(marker: &str) -> bool {
-    let list = Command::new("ps")
-        .args(["-A", "-o", "args"])
-        .output()
-        .unwrap();
+    let list = Command::new("ps").args(["-A", "-o", "args"]).output().unwrap();
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
-    list.lines()
-        .any(|line| line.starts_with("qemu-system") && line.contains(marker))
+    list.lines().any(|line| line.starts_with("qemu-system") && line.contains(marker))
 }

@@ -20,15 +20,10 @@ core::arch::global_asm!(
 /// A crate in a folder of its own outside of the repository.
 fn outside(name: &str, files: &[(&str, &str)]) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("velvet-{name}-{}", std::process::id()));
-    let manifest = format!(
-        "[package]\nname = \"{name}\"\nedition = \"2024\"\n[profile.release]\npanic = \"abort\"\n"
-    );
+    let manifest = format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n[profile.release]\npanic = \"abort\"\n");
     write(&folder.join("Cargo.toml"), &manifest);
     for (file, text) in files {
-        write(
-            &folder.join(file),
-            &text.replace("VERSION", &exo_abi::ABI_VERSION.to_string()),
-        );
+        write(&folder.join(file), &text.replace("VERSION", &exo_abi::ABI_VERSION.to_string()));
     }
     folder
 }
@@ -39,20 +34,8 @@ fn write(file: &Path, text: &str) {
 }
 
 fn build(folder: &Path, bin: Option<&str>) -> image_builder::Result<Vec<PathBuf>> {
-    let wish = Wish {
-        folder: folder.to_path_buf(),
-        bin: bin.map(str::to_string),
-    };
-    programs(
-        &[(
-            wish,
-            Place {
-                file: "test.toml".into(),
-                line: 7,
-            },
-        )],
-        &Progress::Silent,
-    )
+    let wish = Wish { folder: folder.to_path_buf(), bin: bin.map(str::to_string) };
+    programs(&[(wish, Place { file: "test.toml".into(), line: 7 })], &Progress::Silent)
 }
 
 #[test]
@@ -66,21 +49,12 @@ fn a_crate_outside_of_the_repository_is_built() {
 
 #[test]
 fn a_crate_with_several_binaries_needs_to_say_which() {
-    let folder = outside(
-        "app-several",
-        &[("src/bin/one.rs", MAIN), ("src/bin/two.rs", MAIN)],
-    );
+    let folder = outside("app-several", &[("src/bin/one.rs", MAIN), ("src/bin/two.rs", MAIN)]);
     let said = build(&folder, None).unwrap_err().to_string();
-    assert!(
-        said.contains("test.toml:7") && said.contains("several") && said.contains("one"),
-        "{said}"
-    );
+    assert!(said.contains("test.toml:7") && said.contains("several") && said.contains("one"), "{said}");
     let said = build(&folder, Some("three")).unwrap_err().to_string();
     assert!(said.contains("no binary `three`"), "{said}");
-    assert_eq!(
-        build(&folder, Some("two")).unwrap()[0].file_name().unwrap(),
-        "two"
-    );
+    assert_eq!(build(&folder, Some("two")).unwrap()[0].file_name().unwrap(), "two");
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -88,10 +62,7 @@ fn a_crate_with_several_binaries_needs_to_say_which() {
 fn a_crate_that_is_no_application_is_refused() {
     let folder = outside("app-library", &[("src/lib.rs", "#![no_std]\n")]);
     let said = build(&folder, None).unwrap_err().to_string();
-    assert!(
-        said.contains("test.toml:7") && said.contains("has no binary"),
-        "{said}"
-    );
+    assert!(said.contains("test.toml:7") && said.contains("has no binary"), "{said}");
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -99,9 +70,6 @@ fn a_crate_that_is_no_application_is_refused() {
 fn a_crate_that_does_not_compile_shows_what_the_compiler_says() {
     let folder = outside("app-broken", &[("src/main.rs", "nonsense")]);
     let said = build(&folder, None).unwrap_err().to_string();
-    assert!(
-        said.contains("test.toml:7") && said.contains("cargo build") && said.contains("nonsense"),
-        "{said}"
-    );
+    assert!(said.contains("test.toml:7") && said.contains("cargo build") && said.contains("nonsense"), "{said}");
     fs::remove_dir_all(folder).unwrap();
 }

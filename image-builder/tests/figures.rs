@@ -1,8 +1,6 @@
 //! What the bench image says, and what is made of it.
 
-use image_builder::commands::bench::{
-    Figures, OPERATIONS, as_json, compare, read, read_boot, read_budgets,
-};
+use image_builder::commands::bench::{Figures, OPERATIONS, as_json, compare, read, read_boot, read_budgets};
 use std::collections::BTreeMap;
 
 fn output() -> String {
@@ -14,9 +12,7 @@ fn output() -> String {
 }
 
 fn sizes() -> BTreeMap<String, u64> {
-    ["kernel_text_rodata", "kernel_data_bss", "kernel_lines"]
-        .map(|name| (name.to_string(), 3000))
-        .into()
+    ["kernel_text_rodata", "kernel_data_bss", "kernel_lines"].map(|name| (name.to_string(), 3000)).into()
 }
 
 #[test]
@@ -35,33 +31,21 @@ fn lines_that_are_cut_or_garbled_are_no_figures() {
 
 #[test]
 fn figures_within_budgets_are_accepted() {
-    assert_eq!(
-        compare(&read(&output()), &sizes(), &read_budgets().unwrap()),
-        Vec::<String>::new()
-    );
+    assert_eq!(compare(&read(&output()), &sizes(), &read_budgets().unwrap()), Vec::<String>::new());
 }
 
 #[test]
 fn every_excess_and_every_gap_is_named() {
     let budgets = read_budgets().unwrap();
     let slow = output().replace("null_call 200000", "null_call 330000");
-    assert_eq!(
-        compare(&read(&slow), &sizes(), &budgets),
-        ["null_call takes 33.0, at most 32"]
-    );
+    assert_eq!(compare(&read(&slow), &sizes(), &budgets), ["null_call takes 33.0, at most 32"]);
     let gap = output().replace("bench grant 200000 10000\n", "");
-    assert_eq!(
-        compare(&read(&gap), &sizes(), &budgets),
-        ["grant was not measured"]
-    );
+    assert_eq!(compare(&read(&gap), &sizes(), &budgets), ["grant was not measured"]);
     let skewed = output().replace("1000 1001", "1000 1011");
     assert!(compare(&read(&skewed), &sizes(), &budgets)[0].contains("calibration"));
     let mut large = sizes();
     large.insert("kernel_lines".to_string(), 4001);
-    assert_eq!(
-        compare(&read(&output()), &large, &budgets),
-        ["kernel_lines is 4001, at most 4000"]
-    );
+    assert_eq!(compare(&read(&output()), &large, &budgets), ["kernel_lines is 4001, at most 4000"]);
 }
 
 #[test]
@@ -83,9 +67,6 @@ fn the_json_has_the_agreed_form() {
 
 #[test]
 fn the_boot_is_read_from_what_the_shell_says() {
-    assert_eq!(
-        read_boot("free  3 frames\nboot 123456 ns\nvelvet> off\n"),
-        Some(123_456)
-    );
+    assert_eq!(read_boot("free  3 frames\nboot 123456 ns\nvelvet> off\n"), Some(123_456));
     assert_eq!(read_boot("boot soon\nbooted 5 ns\n"), None);
 }

@@ -1,13 +1,22 @@
 //! Images in QEMU: one test an image and machine.
 
+use exo_abi::boot::BOOT_HEADER_OFFSET;
 use image_builder::cases::{self, Case};
 use image_builder::commands::doctor;
+use image_builder::emulator::{self, End};
 use image_builder::machine::MachineOptions;
+use image_builder::progress::Progress;
+use image_builder::{build, folders};
 use std::sync::Once;
+use std::time::Duration;
 
-fn pass(case: &Case) -> String {
+fn tools() {
     static TOOLS: Once = Once::new();
     TOOLS.call_once(|| doctor::ensure().expect("the tools are there, or can be installed"));
+}
+
+fn pass(case: &Case) -> String {
+    tools();
     match case.run() {
         Ok(output) => output,
         Err(error) => panic!("{error}"),
@@ -15,12 +24,7 @@ fn pass(case: &Case) -> String {
 }
 
 fn machine(gic: u32, cpu: &str, el: u32) -> MachineOptions {
-    MachineOptions {
-        cpu: cpu.to_string(),
-        gic,
-        el,
-        ..MachineOptions::default()
-    }
+    MachineOptions { cpu: cpu.to_string(), gic, el, ..MachineOptions::default() }
 }
 
 /// A module for each machine, with `trial` and `rogue` as its tests.
@@ -73,10 +77,7 @@ machines! {
 
 /// `rogue` prints a line `refused CALL REFUSAL` for each pair it provoked: none of the table of calls may be missing.
 fn every_refusal(output: &str) {
-    let seen: Vec<&str> = output
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("refused "))
-        .collect();
+    let seen: Vec<&str> = output.lines().filter_map(|line| line.trim().strip_prefix("refused ")).collect();
     let mut missing = Vec::new();
     for info in exo_abi::calls::CALLS {
         for refusal in info.refusals {
@@ -86,12 +87,7 @@ fn every_refusal(output: &str) {
             }
         }
     }
-    assert!(
-        missing.is_empty(),
-        "rogue did not provoke {} refusals: {}",
-        missing.len(),
-        missing.join(", ")
-    );
+    assert!(missing.is_empty(), "rogue did not provoke {} refusals: {}", missing.len(), missing.join(", "));
 }
 
 #[test]
@@ -101,20 +97,12 @@ fn demo_answers_piped_input_and_switches_off() {
 
 #[test]
 fn demo_switches_off_at_the_end_of_input() {
-    pass(
-        &Case::new("demo")
-            .typing("echo so far\n")
-            .expecting(&["\nso far\n"]),
-    );
+    pass(&Case::new("demo").typing("echo so far\n").expecting(&["\nso far\n"]));
 }
 
 #[test]
 fn demo_restarts_a_killed_console_driver() {
-    pass(
-        &Case::new("demo")
-            .typing("kill pl011\necho still here\noff\n")
-            .expecting(&["\nstill here\n"]),
-    );
+    pass(&Case::new("demo").typing("kill pl011\necho still here\noff\n").expecting(&["\nstill here\n"]));
 }
 
 #[test]
@@ -124,19 +112,47 @@ fn tiny_runs_in_one_mebibyte() {
 
 #[test]
 fn tiny_runs_on_every_machine_that_is_small() {
-    for (memory_kib, gic, el) in [
-        (1024, 2, 1),
-        (1024, 3, 2),
-        (2048, 3, 1),
-        (4096, 2, 2),
-        (16 * 1024, 3, 1),
-    ] {
-        let options = MachineOptions {
-            memory_kib,
-            gic,
-            el,
-            ..MachineOptions::default()
-        };
+    for (memory_kib, gic, el) in [(1024, 2, 1), (1024, 3, 2), (2048, 3, 1), (4096, 2, 2), (16 * 1024, 3, 1)] {
+        let options = MachineOptions { memory_kib, gic, el, ..MachineOptions::default() };
         pass(&cases::tiny().on(options));
     }
+}
+
+#[test]
+fn a_crates_folder_is_an_image_too() {
+    let folder = folders::repository().join("apps/hello");
+    pass(&Case::new(&folder.display().to_string()).expecting(&["Hello"]));
+}
+
+/// Boots `demo` with changed bytes: the kernel says `reason` and stops.
+fn refuses_to_start(name: &str, change: impl Fn(&mut Vec<u8>, u64), reason: &str) {
+    tools();
+    let options = MachineOptions::default();
+    let mut built = build::build(&build::find("demo").unwrap(), &options, &Progress::Silent).unwrap();
+    let mut bytes = built.image.bytes.clone();
+    change(&mut bytes, built.kernel.bytes.len() as u64);
+    built.image_file = folders::output("damaged").unwrap().join(name);
+    folders::write(&built.image_file, &bytes).unwrap();
+    let arguments = emulator::arguments(&built, &options, &[]);
+    let captured = emulator::captured(&arguments, b"", Duration::from_secs(30)).unwrap();
+    assert!(captured.output.contains(reason), "{}", captured.output);
+    assert!(matches!(captured.end, End::Code(code) if code != 0), "{:?}", captured.end);
+}
+
+#[test]
+fn an_archive_that_is_cut_short_is_named_and_nothing_starts() {
+    let cut = |bytes: &mut Vec<u8>, _| bytes.truncate(bytes.len() - 5000);
+    refuses_to_start("cut.img", cut, "the archive is cut short");
+}
+
+#[test]
+fn a_damaged_boot_header_is_named_and_nothing_starts() {
+    let flip = |bytes: &mut Vec<u8>, _| bytes[BOOT_HEADER_OFFSET as usize + 60] ^= 4;
+    refuses_to_start("header.img", flip, "the boot header is damaged");
+}
+
+#[test]
+fn a_damaged_manifest_is_named_and_nothing_starts() {
+    let flip = |bytes: &mut Vec<u8>, archive| bytes[archive as usize + 100] ^= 4;
+    refuses_to_start("manifest.img", flip, "checksum");
 }

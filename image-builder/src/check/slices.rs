@@ -22,10 +22,7 @@ impl Checker<'_> {
                 .at(&self.policy.place(list))
                 .remedy("leave `slices` out for one slice on core 0, or name one"));
         }
-        list.get_ref()
-            .iter()
-            .map(|spanned| self.one_slices(spanned))
-            .collect()
+        list.get_ref().iter().map(|spanned| self.one_slices(spanned)).collect()
     }
 
     pub(super) fn slices_fit(&self, plan: &Plan) -> Result<()> {
@@ -39,14 +36,9 @@ impl Checker<'_> {
                         Some(list) => self.policy.place(list),
                         None => self.policy.place(&toml.get_ref().name),
                     };
-                    return Err(
-                        Error::new(format!("core {} has no {sum} slices", slices.core))
-                            .at(&place)
-                            .remedy(format!(
-                                "a core has {}: lower `count`, or use another core",
-                                exo_abi::SLICES_PER_CORE
-                            )),
-                    );
+                    return Err(Error::new(format!("core {} has no {sum} slices", slices.core)).at(&place).remedy(
+                        format!("a core has {}: lower `count`, or use another core", exo_abi::SLICES_PER_CORE),
+                    ));
                 }
             }
         }
@@ -54,32 +46,17 @@ impl Checker<'_> {
     }
 
     fn one_slices(&self, spanned: &Spanned<SlicesToml>) -> Result<manifest::Slices> {
-        let SlicesToml {
-            core,
-            count,
-            micros,
-            exact,
-        } = *spanned.get_ref();
-        let wrong = |what: String, remedy: String| {
-            Err(Error::new(what)
-                .at(&self.policy.place(spanned))
-                .remedy(remedy))
-        };
+        let SlicesToml { core, count, micros, exact } = *spanned.get_ref();
+        let wrong = |what: String, remedy: String| Err(Error::new(what).at(&self.policy.place(spanned)).remedy(remedy));
         if core >= self.machine.cores {
             let cores = self.machine.cores;
             return wrong(
                 format!("there is no core {core}"),
-                format!(
-                    "this machine has cores 0 to {}: choose one, or more with --smp",
-                    cores.saturating_sub(1)
-                ),
+                format!("this machine has cores 0 to {}: choose one, or more with --smp", cores.saturating_sub(1)),
             );
         }
         if count == 0 || u64::from(count) > exo_abi::SLICES_PER_CORE {
-            return wrong(
-                format!("`count` is {count}"),
-                format!("choose 1 to {}", exo_abi::SLICES_PER_CORE),
-            );
+            return wrong(format!("`count` is {count}"), format!("choose 1 to {}", exo_abi::SLICES_PER_CORE));
         }
         let allowed = exo_abi::MIN_SLICE_US..=exo_abi::MAX_SLICE_US;
         if !allowed.contains(&u64::from(micros)) {
@@ -88,11 +65,6 @@ impl Checker<'_> {
                 format!("choose {} to {}", allowed.start(), allowed.end()),
             );
         }
-        Ok(manifest::Slices {
-            core,
-            count,
-            micros,
-            exact,
-        })
+        Ok(manifest::Slices { core, count, micros, exact })
     }
 }

@@ -81,17 +81,10 @@ pub struct Budgets {
 pub fn bench(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
     let progress = Progress::shown();
-    let options = MachineOptions {
-        icount: true,
-        ..MachineOptions::default()
-    };
+    let options = MachineOptions { icount: true, ..MachineOptions::default() };
     let (built, mut figures) = measure(&options, &progress)?;
-    let boots: Vec<u64> = (0..BOOTS)
-        .map(|_| boot(&options, &progress))
-        .collect::<Result<_>>()?;
-    figures
-        .operations
-        .insert(BOOT.to_string(), (boots.iter().sum(), BOOTS));
+    let boots: Vec<u64> = (0..BOOTS).map(|_| boot(&options, &progress)).collect::<Result<_>>()?;
+    figures.operations.insert(BOOT.to_string(), (boots.iter().sum(), BOOTS));
     drop(progress);
     let sizes = sizes(&built)?;
     let budgets = read_budgets()?;
@@ -113,10 +106,7 @@ fn measure(options: &MachineOptions, progress: &Progress) -> Result<(Built, Figu
     let captured = emulator::captured(&emulator::arguments(&built, options, &[]), b"", LIMIT)?;
     let figures = read(&captured.output);
     if captured.end != End::Code(0) || !figures.done {
-        return Err(Error::new(format!(
-            "the bench image ended with {:?}\n{}",
-            captured.end, captured.output
-        )));
+        return Err(Error::new(format!("the bench image ended with {:?}\n{}", captured.end, captured.output)));
     }
     Ok((built, figures))
 }
@@ -125,27 +115,17 @@ fn measure(options: &MachineOptions, progress: &Progress) -> Result<(Built, Figu
 fn boot(options: &MachineOptions, progress: &Progress) -> Result<u64> {
     let built = build::build(&build::find("demo")?, options, progress)?;
     progress.step("booting");
-    let captured = emulator::captured(
-        &emulator::arguments(&built, options, &[]),
-        b"mem\noff\n",
-        LIMIT,
-    )?;
-    read_boot(&captured.output).ok_or_else(|| {
-        Error::new(format!(
-            "`mem` of the demo image tells no boot time\n{}",
-            captured.output
-        ))
-    })
+    let captured = emulator::captured(&emulator::arguments(&built, options, &[]), b"mem\noff\n", LIMIT)?;
+    read_boot(&captured.output)
+        .ok_or_else(|| Error::new(format!("`mem` of the demo image tells no boot time\n{}", captured.output)))
 }
 
 /// Reads the shell's line `boot N ns`: under `-icount` a nanosecond is an instruction.
 pub fn read_boot(output: &str) -> Option<u64> {
-    output.lines().find_map(
-        |line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["boot", nanoseconds, "ns"] => nanoseconds.parse().ok(),
-            _ => None,
-        },
-    )
+    output.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["boot", nanoseconds, "ns"] => nanoseconds.parse().ok(),
+        _ => None,
+    })
 }
 
 /// Reads the guest's lines: `calibration EXPECTED MEASURED`, `bench NAME TOTAL ITERATIONS`, `bench done`.
@@ -159,9 +139,7 @@ pub fn read(output: &str) -> Figures {
             ["bench", "done"] => figures.done = true,
             ["bench", name, total, iterations] => {
                 if let (Ok(total), Ok(iterations)) = (total.parse(), iterations.parse()) {
-                    figures
-                        .operations
-                        .insert(name.to_string(), (total, iterations));
+                    figures.operations.insert(name.to_string(), (total, iterations));
                 }
             }
             _ => {}
@@ -175,10 +153,7 @@ fn sizes(built: &Built) -> Result<BTreeMap<String, u64>> {
     Ok(BTreeMap::from([
         ("kernel_text_rodata".to_string(), sizes.text + sizes.rodata),
         ("kernel_data_bss".to_string(), sizes.data + sizes.bss),
-        (
-            "kernel_lines".to_string(),
-            source_lines::count(&folders::repository().join("exo/src"))?,
-        ),
+        ("kernel_lines".to_string(), source_lines::count(&folders::repository().join("exo/src"))?),
     ]))
 }
 
@@ -194,12 +169,8 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
     let mut complaints = Vec::new();
     match figures.calibration {
         None => complaints.push("there was no calibration".to_string()),
-        Some((expected, measured))
-            if expected.abs_diff(measured) * 1000 > expected * CALIBRATION_TOLERANCE =>
-        {
-            complaints.push(format!(
-                "the calibration loop has {expected} instructions, {measured} were measured"
-            ));
+        Some((expected, measured)) if expected.abs_diff(measured) * 1000 > expected * CALIBRATION_TOLERANCE => {
+            complaints.push(format!("the calibration loop has {expected} instructions, {measured} were measured"));
         }
         Some(_) => {}
     }
@@ -207,15 +178,8 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
         match figures.operations.get(name) {
             None | Some((_, 0)) => complaints.push(format!("{name} was not measured")),
             Some(&(total, iterations)) => {
-                if let Some(&budget) = budgets
-                    .operations
-                    .get(name)
-                    .filter(|budget| total > **budget * iterations)
-                {
-                    complaints.push(format!(
-                        "{name} takes {:.1}, at most {budget}",
-                        mean(total, iterations)
-                    ));
+                if let Some(&budget) = budgets.operations.get(name).filter(|budget| total > **budget * iterations) {
+                    complaints.push(format!("{name} takes {:.1}, at most {budget}", mean(total, iterations)));
                 }
             }
         }
@@ -223,9 +187,7 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
     for (name, budget) in &budgets.sizes {
         match sizes.get(name) {
             None => complaints.push(format!("{name} was not measured")),
-            Some(size) if size > budget => {
-                complaints.push(format!("{name} is {size}, at most {budget}"))
-            }
+            Some(size) if size > budget => complaints.push(format!("{name} is {size}, at most {budget}")),
             Some(_) => {}
         }
     }
@@ -236,13 +198,9 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
 pub fn as_json(figures: &Figures, sizes: &BTreeMap<String, u64>) -> Value {
     let (expected, measured) = figures.calibration.unwrap_or_default();
     let operation = |(name, &(total, iterations)): (&String, &(u64, u64))| {
-        (
-            name.clone(),
-            json!({"instructions": mean(total, iterations), "iterations": iterations}),
-        )
+        (name.clone(), json!({"instructions": mean(total, iterations), "iterations": iterations}))
     };
-    let operations: serde_json::Map<String, Value> =
-        figures.operations.iter().map(operation).collect();
+    let operations: serde_json::Map<String, Value> = figures.operations.iter().map(operation).collect();
     json!({
         "calibration": {"expected": expected, "measured": measured},
         "operations": operations,
@@ -251,33 +209,17 @@ pub fn as_json(figures: &Figures, sizes: &BTreeMap<String, u64>) -> Value {
 }
 
 fn print_table(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budgets) {
-    println!(
-        "{:<34}{:>12}{:>12}{:>12}",
-        "operation (instructions)", "mean", "at most", "times"
-    );
+    println!("{:<34}{:>12}{:>12}{:>12}", "operation (instructions)", "mean", "at most", "times");
     for (name, &(total, iterations)) in &figures.operations {
-        let budget = budgets
-            .operations
-            .get(name)
-            .map_or("-".to_string(), u64::to_string);
-        println!(
-            "{name:<34}{:>12.1}{budget:>12}{iterations:>12}",
-            mean(total, iterations)
-        );
+        let budget = budgets.operations.get(name).map_or("-".to_string(), u64::to_string);
+        println!("{name:<34}{:>12.1}{budget:>12}{iterations:>12}", mean(total, iterations));
     }
     for (name, size) in sizes {
-        let budget = budgets
-            .sizes
-            .get(name)
-            .map_or("-".to_string(), u64::to_string);
+        let budget = budgets.sizes.get(name).map_or("-".to_string(), u64::to_string);
         println!("{name:<34}{size:>12}{budget:>12}");
     }
 }
 
 fn mean(total: u64, iterations: u64) -> f64 {
-    if iterations == 0 {
-        0.0
-    } else {
-        total as f64 / iterations as f64
-    }
+    if iterations == 0 { 0.0 } else { total as f64 / iterations as f64 }
 }

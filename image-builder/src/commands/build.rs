@@ -23,11 +23,7 @@ pub struct Arguments {
 pub fn build(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
     let progress = Progress::shown();
-    let built = builder::build(
-        &builder::find(&arguments.image)?,
-        &arguments.machine.options(),
-        &progress,
-    )?;
+    let built = builder::build(&builder::find(&arguments.image)?, &arguments.machine.options(), &progress)?;
     drop(progress);
     let file = match &arguments.output {
         Some(file) => {

@@ -29,11 +29,7 @@ enum Cure {
 /// Says of each tool what was found, installs what is missing; 1 if something still is.
 pub fn doctor() -> Result<i32> {
     for tool in tools() {
-        println!(
-            "{:<40}{}",
-            tool.name,
-            tool.found.as_deref().unwrap_or("missing")
-        );
+        println!("{:<40}{}", tool.name, tool.found.as_deref().unwrap_or("missing"));
     }
     match cure_all() {
         Ok(()) => {
@@ -62,9 +58,7 @@ fn cure_all() -> Result<()> {
             Cure::Target(target) => add_target(target)?,
             Cure::Qemu => install_qemu()?,
             Cure::Toolchain => {
-                return Err(by_hand(
-                    "reinstall the toolchain: `rustup toolchain install 1.95.0`",
-                ));
+                return Err(by_hand("reinstall the toolchain: `rustup toolchain install 1.95.0`"));
             }
         }
     }
@@ -76,20 +70,11 @@ fn cure_all() -> Result<()> {
 
 fn tools() -> Vec<Tool> {
     let sysroot = tools::sysroot();
-    let host = output("rustc", &["-vV"]).and_then(|text| {
-        text.lines()
-            .find_map(|line| line.strip_prefix("host: ").map(str::to_string))
-    });
-    let library = |target: &str| {
-        sysroot
-            .as_ref()
-            .map(|root| root.join("lib/rustlib").join(target))
-    };
-    let mut list = vec![Tool {
-        name: "rustc".to_string(),
-        found: output("rustc", &["--version"]),
-        cure: Cure::Toolchain,
-    }];
+    let host = output("rustc", &["-vV"])
+        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("host: ").map(str::to_string)));
+    let library = |target: &str| sysroot.as_ref().map(|root| root.join("lib/rustlib").join(target));
+    let mut list =
+        vec![Tool { name: "rustc".to_string(), found: output("rustc", &["--version"]), cure: Cure::Toolchain }];
     for target in [KERNEL_TARGET, PROGRAM_TARGET] {
         let found = library(target).filter(|folder| folder.join("lib").is_dir());
         list.push(Tool {
@@ -98,23 +83,15 @@ fn tools() -> Vec<Tool> {
             cure: Cure::Target(target),
         });
     }
-    let linker = host
-        .and_then(|host| library(&host))
-        .map(|folder| folder.join("bin").join(LINKER));
+    let linker = host.and_then(|host| library(&host)).map(|folder| folder.join("bin").join(LINKER));
     list.push(Tool {
         name: format!("linker {LINKER}"),
-        found: linker
-            .filter(|file| file.is_file())
-            .map(|file| file.display().to_string()),
+        found: linker.filter(|file| file.is_file()).map(|file| file.display().to_string()),
         cure: Cure::Toolchain,
     });
     let version = output(emulator::PROGRAM, &["--version"]);
     let qemu = version.and_then(|text| text.lines().next().map(str::to_string));
-    list.push(Tool {
-        name: emulator::PROGRAM.to_string(),
-        found: qemu.filter(|_| knows_machine()),
-        cure: Cure::Qemu,
-    });
+    list.push(Tool { name: emulator::PROGRAM.to_string(), found: qemu.filter(|_| knows_machine()), cure: Cure::Qemu });
     list
 }
 
@@ -135,11 +112,7 @@ fn add_target(target: &'static str) -> Result<()> {
 const PACKAGES: [(&str, &[&str], bool); 4] = [
     ("apt-get", &["install", "-y", "qemu-system-arm"], true),
     ("dnf", &["install", "-y", "qemu-system-aarch64"], true),
-    (
-        "pacman",
-        &["-S", "--noconfirm", "qemu-system-aarch64"],
-        true,
-    ),
+    ("pacman", &["-S", "--noconfirm", "qemu-system-aarch64"], true),
     ("brew", &["install", "qemu"], false),
 ];
 
@@ -157,28 +130,19 @@ fn install_qemu() -> Result<()> {
             words.splice(0..0, ["sudo", "-n"]);
         }
         if manager == "apt-get" {
-            let update: Vec<&str> = words
-                .iter()
-                .copied()
-                .take_while(|word| *word != "install")
-                .chain(["update"])
-                .collect();
+            let update: Vec<&str> =
+                words.iter().copied().take_while(|word| *word != "install").chain(["update"]).collect();
             shown(&update.join(" "), update[0], &update[1..]);
         }
         if shown(&words.join(" "), words[0], &words[1..]) {
             return Ok(());
         }
     }
-    Err(by_hand(
-        "QEMU 7.2 or later with its aarch64 system emulator is needed",
-    ))
+    Err(by_hand("QEMU 7.2 or later with its aarch64 system emulator is needed"))
 }
 
 fn by_hand(what: &str) -> Error {
-    Error::new(format!(
-        "something is missing that cannot be installed from here: {what}"
-    ))
-    .remedy(format!(
+    Error::new(format!("something is missing that cannot be installed from here: {what}")).remedy(format!(
         "as it suits the system:
     Debian:  sudo apt-get install qemu-system-arm
     Fedora:  sudo dnf install qemu-system-aarch64

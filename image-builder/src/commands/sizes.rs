@@ -38,11 +38,7 @@ pub fn sizes(arguments: &Arguments) -> Result<i32> {
     if arguments.boot {
         let qemu = emulator::arguments(&built, &options, &[]);
         let captured = emulator::captured(&qemu, b"mem\noff\n", BOOT_LIMIT)?;
-        println!(
-            "\nafter a boot with {}:\n{}",
-            options.summary(),
-            captured.output.trim_end()
-        );
+        println!("\nafter a boot with {}:\n{}", options.summary(), captured.output.trim_end());
     }
     Ok(0)
 }
@@ -63,16 +59,7 @@ pub fn table(built: &Built) -> String {
         row(format!("kernel {part}"), bytes, "");
     }
     let kernel = built.kernel.bytes.len() as u64;
-    row(
-        "kernel padding".to_string(),
-        kernel
-            - parts
-                .iter()
-                .map(|(_, bytes)| bytes)
-                .sum::<u64>()
-                .min(kernel),
-        "",
-    );
+    row("kernel padding".to_string(), kernel - parts.iter().map(|(_, bytes)| bytes).sum::<u64>().min(kernel), "");
     let mut seen = Vec::new();
     let mut contents = 0;
     for program in &built.archive.manifest.programs {
@@ -81,39 +68,19 @@ pub fn table(built: &Built) -> String {
             let bytes = u64::from(segment.archive_pages) * PAGE_BYTES;
             seen.push(segment.archive_page);
             contents += if shared { 0 } else { bytes };
-            row(
-                format!("{} {:#x}", program.name, segment.va),
-                if shared { 0 } else { bytes },
-                &note(segment, shared),
-            );
+            row(format!("{} {:#x}", program.name, segment.va), if shared { 0 } else { bytes }, &note(segment, shared));
         }
     }
     for file in &built.archive.manifest.files {
         let bytes = u64::from(file.pages) * PAGE_BYTES;
         contents += bytes;
-        row(
-            format!("file {}", file.name),
-            bytes,
-            &format!("{} bytes", file.bytes),
-        );
+        row(format!("file {}", file.name), bytes, &format!("{} bytes", file.bytes));
     }
-    row(
-        "manifest and end".to_string(),
-        built.archive.bytes.len() as u64 - contents,
-        "",
-    );
+    row("manifest and end".to_string(), built.archive.bytes.len() as u64 - contents, "");
     let total = built.image.pages * PAGE_BYTES;
-    row(
-        "image".to_string(),
-        total,
-        &format!("{} frames", built.image.pages),
-    );
+    row("image".to_string(), total, &format!("{} frames", built.image.pages));
     let quota = format!("{} frames", built.plan.quota);
-    row(
-        "quotas of programs".to_string(),
-        built.plan.quota * PAGE_BYTES,
-        &quota,
-    );
+    row("quotas of programs".to_string(), built.plan.quota * PAGE_BYTES, &quota);
     let mut text = String::new();
     for (what, bytes, note) in rows {
         let line = format!("{what:<24}{bytes:>12}  {note}");

@@ -38,21 +38,12 @@ pub enum Name {
 /// The exit code is 1 if a round failed.
 pub fn soak(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
-    let names = arguments
-        .name
-        .map_or(vec![Name::Machines, Name::Damage], |name| vec![name]);
-    let rounds = if arguments.seed.is_some() {
-        1
-    } else {
-        arguments.rounds
-    };
+    let names = arguments.name.map_or(vec![Name::Machines, Name::Damage], |name| vec![name]);
+    let rounds = if arguments.seed.is_some() { 1 } else { arguments.rounds };
     let begin = arguments.seed.unwrap_or_else(seed_of_now);
     let mut failed = 0;
     for name in names {
-        let shown = name
-            .to_possible_value()
-            .map(|value| value.get_name().to_string())
-            .unwrap_or_default();
+        let shown = name.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
         for seed in (0..rounds).map(|round| begin.wrapping_add(round)) {
             match one(name, &mut Dice(seed)) {
                 Ok(what) => println!("ok      soak {shown} --seed {seed}: {what}"),
@@ -139,9 +130,7 @@ fn damage(dice: &mut Dice) -> Result<String> {
 }
 
 fn seed_of_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(1, |since| since.as_secs())
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs())
 }
 
 /// Random numbers that a seed repeats: SplitMix64.

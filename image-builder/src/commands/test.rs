@@ -14,17 +14,10 @@ pub struct Arguments {
 /// Runs them one after the other; the exit code is 1 if one failed.
 pub fn test(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
-    let wanted = |case: &cases::Case| {
-        arguments
-            .image
-            .as_ref()
-            .is_none_or(|image| *image == case.image)
-    };
+    let wanted = |case: &cases::Case| arguments.image.as_ref().is_none_or(|image| *image == case.image);
     let cases: Vec<cases::Case> = cases::all().into_iter().filter(wanted).collect();
     if cases.is_empty() {
-        return Err(
-            Error::new("no test runs this image").remedy("choose demo, tiny, trial or rogue")
-        );
+        return Err(Error::new("no test runs this image").remedy("choose demo, tiny, trial or rogue"));
     }
     let mut failed = 0;
     for case in &cases {

@@ -9,9 +9,7 @@ pub fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(|| {
-            set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from)
-        });
+        command.pre_exec(|| set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from));
     }
 }
 

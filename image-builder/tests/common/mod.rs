@@ -36,13 +36,7 @@ pub struct Segment {
 impl Segment {
     pub fn load(va: u64, flags: u32, bytes: Vec<u8>) -> Segment {
         let memory = bytes.len() as u64;
-        Segment {
-            kind: 1,
-            flags,
-            va,
-            bytes,
-            memory,
-        }
+        Segment { kind: 1, flags, va, bytes, memory }
     }
 }
 
@@ -56,10 +50,7 @@ impl Elf {
             segments: vec![
                 Segment::load(0x20_0000, READ, vec![1; 100]),
                 Segment::load(0x20_1010, READ | EXECUTE, vec![2; 5000]),
-                Segment {
-                    memory: 10_000,
-                    ..Segment::load(0x20_4020, READ | WRITE, vec![3; 200])
-                },
+                Segment { memory: 10_000, ..Segment::load(0x20_4020, READ | WRITE, vec![3; 200]) },
             ],
             abi: Some(exo_abi::ABI_VERSION.to_le_bytes().to_vec()),
         }
@@ -73,14 +64,7 @@ impl Elf {
             contents.extend_from_slice(&segment.bytes);
             headers.extend_from_slice(&segment.kind.to_le_bytes());
             headers.extend_from_slice(&segment.flags.to_le_bytes());
-            for word in [
-                offset,
-                segment.va,
-                segment.va,
-                segment.bytes.len() as u64,
-                segment.memory,
-                4096,
-            ] {
+            for word in [offset, segment.va, segment.va, segment.bytes.len() as u64, segment.memory, 4096] {
                 headers.extend_from_slice(&word.to_le_bytes());
             }
         }
@@ -125,10 +109,7 @@ impl Elf {
             entry: base,
             segments: vec![
                 Segment::load(base, READ | EXECUTE, text),
-                Segment {
-                    memory: 0x1800,
-                    ..Segment::load(base + 0x2000, READ | WRITE, vec![7; 16])
-                },
+                Segment { memory: 0x1800, ..Segment::load(base + 0x2000, READ | WRITE, vec![7; 16]) },
             ],
             abi: None,
         }
