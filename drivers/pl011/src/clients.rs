@@ -38,20 +38,14 @@ pub struct Clients {
 impl Clients {
     /// None.
     pub const fn new() -> Clients {
-        Clients {
-            places: [const { None }; MOST_CLIENTS],
-            calls: 0,
-        }
+        Clients { places: [const { None }; MOST_CLIENTS], calls: 0 }
     }
 
     /// The place of `badge`: its own, else that of the same program's former life, else a new one, for which who called
     /// longest ago gives way. `keep` never gives way.
     pub fn place(&mut self, badge: u64, keep: Option<Place>) -> Place {
         self.calls += 1;
-        let place = self
-            .find(badge)
-            .or_else(|| self.former_life(badge))
-            .unwrap_or_else(|| self.least_used(keep));
+        let place = self.find(badge).or_else(|| self.former_life(badge)).unwrap_or_else(|| self.least_used(keep));
         let client = &mut self.places[place.0];
         match client {
             Some(client) if client.badge == badge => client.used = self.calls,
@@ -77,10 +71,7 @@ impl Clients {
     /// Every place that is taken, beginning behind `after`.
     pub fn from(&self, after: usize) -> impl Iterator<Item = Place> + use<> {
         let taken: [bool; MOST_CLIENTS] = core::array::from_fn(|i| self.places[i].is_some());
-        (1..=MOST_CLIENTS)
-            .map(move |step| (after + step) % MOST_CLIENTS)
-            .filter(move |&i| taken[i])
-            .map(Place)
+        (1..=MOST_CLIENTS).map(move |step| (after + step) % MOST_CLIENTS).filter(move |&i| taken[i]).map(Place)
     }
 
     fn find(&self, badge: u64) -> Option<Place> {
@@ -99,10 +90,7 @@ impl Clients {
     }
 
     fn position(&self, is: impl Fn(&Client) -> bool) -> Option<Place> {
-        self.places
-            .iter()
-            .position(|client| client.as_ref().is_some_and(&is))
-            .map(Place)
+        self.places.iter().position(|client| client.as_ref().is_some_and(&is)).map(Place)
     }
 }
 

@@ -37,6 +37,10 @@ pub struct Console {
     input: Ring<INPUT_BYTES>,
     line: Line,
     focus: Option<Focus>,
+    /// Bytes that the focus asked for and waits for.
+    wanted: usize,
+    /// Bytes fetched from the device before anybody asks.
+    ahead: usize,
     /// Whose unfinished line the cursor stands in.
     unfinished: Option<Place>,
     /// Who put a line out last: the others come first.
@@ -48,14 +52,17 @@ pub struct Console {
 const _: () = assert!(MOST_CLIENTS <= 32, "a bit of `notify` for each place");
 
 impl Console {
-    /// Nobody called, nothing typed.
-    pub const fn new() -> Console {
+    /// Nobody called, nothing typed. At most `ahead` bytes are fetched from the device before anybody asks: they are lost
+    /// when the driver dies, while those in the device are not; but a real line does not wait when the device is full.
+    pub const fn new(ahead: usize) -> Console {
         Console {
             clients: Clients::new(),
             output: Ring::new(),
             input: Ring::new(),
             line: Line::new(),
             focus: None,
+            wanted: 0,
+            ahead,
             unfinished: None,
             turn: 0,
             notify: 0,
@@ -64,9 +71,7 @@ impl Console {
 
     /// A request of the program behind `badge`, and the reply.
     pub fn request(&mut self, badge: u64, request: &Message) -> Message {
-        let place = self
-            .clients
-            .place(badge, self.focus.map(|focus| focus.place));
+        let place = self.clients.place(badge, self.focus.map(|focus| focus.place));
         match request.code {
             OPEN => self.open(place),
             WRITE => self.write(place, request.as_bytes(), request.flags & flag::FLUSH != 0),
@@ -79,8 +84,7 @@ impl Console {
 
     /// The place of `badge`, for what the driver keeps beside the console.
     pub fn place(&mut self, badge: u64) -> Place {
-        self.clients
-            .place(badge, self.focus.map(|focus| focus.place))
+        self.clients.place(badge, self.focus.map(|focus| focus.place))
     }
 
     /// The badge of the program at `place`.
@@ -97,9 +101,13 @@ impl Console {
         taken
     }
 
-    /// Whether a byte that is typed now has room.
+    /// Whether a byte is to be fetched from the device: somebody waits for it, or it may be fetched ahead.
     pub fn has_room_for_input(&self) -> bool {
-        self.input.room() > 0
+        let wanted = match self.focus {
+            Some(focus) if focus.lines == Lines::Edited => usize::from(self.wanted > 0 && self.line.end().is_none()),
+            _ => self.wanted,
+        };
+        self.input.len() < wanted.max(self.ahead).min(INPUT_BYTES)
     }
 
     /// The next byte for the device.
@@ -120,8 +128,7 @@ impl Console {
                 continue;
             };
             let roomy = client.output.room() >= client.output.len();
-            if client.wants_space && roomy && (self.output.is_empty() || !client.output.is_empty())
-            {
+            if client.wants_space && roomy && (self.output.is_empty() || !client.output.is_empty()) {
                 client.wants_space = false;
                 self.notify |= 1 << place.0;
             }
@@ -147,6 +154,7 @@ impl Console {
         if self.focus.is_some_and(|focus| focus.place == place) {
             self.line.forget();
             self.focus = None;
+            self.wanted = 0;
         }
         Message::new(status::OK)
     }
@@ -183,7 +191,7 @@ impl Console {
             bytes[count] = byte;
             count += 1;
         }
-        self.wants_input(place, count == 0 && most > 0);
+        self.wants_input(place, if count == 0 { most } else { 0 });
         Message::new(status::OK).with_bytes(&bytes[..count])
     }
 
@@ -192,15 +200,13 @@ impl Console {
         self.edit();
         let mut bytes = [0; MAX_BYTES];
         let (count, end) = self.line.fetch(&mut bytes);
-        self.wants_input(place, count == 0 && end.is_none());
+        self.wants_input(place, usize::from(count == 0 && end.is_none()));
         let flags = match end {
             None => 0,
             Some(End::Line) => flag::END,
             Some(End::Input) => flag::END | flag::END_OF_INPUT,
         };
-        Message::new(status::OK)
-            .with_bytes(&bytes[..count])
-            .with_flags(flags)
+        Message::new(status::OK).with_bytes(&bytes[..count]).with_flags(flags)
     }
 
     fn drain(&mut self, place: Place) -> Message {
@@ -217,20 +223,21 @@ impl Console {
     /// Who asks has the focus from now on, with what it printed on the screen before.
     fn take_focus(&mut self, place: Place, badge: u64, lines: Lines) {
         self.flush(place);
-        let focus = Focus {
-            place,
-            badge,
-            lines,
-        };
+        let focus = Focus { place, badge, lines };
         if self.focus != Some(focus) {
             self.line.forget();
             self.focus = Some(focus);
         }
     }
 
-    fn wants_input(&mut self, place: Place, wants: bool) {
+    /// The focus waits for so many bytes; 0: it has what it asked for, and needs not be told.
+    fn wants_input(&mut self, place: Place, wanted: usize) {
+        self.wanted = wanted;
+        if wanted == 0 {
+            self.notify &= !(1 << place.0);
+        }
         if let Some(client) = self.clients.get(place) {
-            client.wants_input = wants;
+            client.wants_input = wanted > 0;
         }
     }
 
@@ -257,11 +264,7 @@ impl Console {
             Lines::Raw => !self.input.is_empty(),
             Lines::Edited => self.line.end().is_some(),
         };
-        let Some(client) = self
-            .clients
-            .get(focus.place)
-            .filter(|client| client.badge == focus.badge)
-        else {
+        let Some(client) = self.clients.get(focus.place).filter(|client| client.badge == focus.badge) else {
             return;
         };
         if there && client.wants_input {
@@ -319,12 +322,6 @@ impl Console {
         }
         self.unfinished = (last != b'\n').then_some(place);
         true
-    }
-}
-
-impl Default for Console {
-    fn default() -> Console {
-        Console::new()
     }
 }
 

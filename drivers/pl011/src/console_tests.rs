@@ -10,25 +10,15 @@ const A: u64 = 1;
 const B: u64 = 2;
 
 fn write(console: &mut Console, badge: u64, text: &str) -> usize {
-    console
-        .request(badge, &Message::new(WRITE).with_bytes(text.as_bytes()))
-        .number as usize
+    console.request(badge, &Message::new(WRITE).with_bytes(text.as_bytes())).number as usize
 }
 
 fn prompt(console: &mut Console, badge: u64, text: &str) {
-    console.request(
-        badge,
-        &Message::new(WRITE)
-            .with_bytes(text.as_bytes())
-            .with_flags(flag::FLUSH),
-    );
+    console.request(badge, &Message::new(WRITE).with_bytes(text.as_bytes()).with_flags(flag::FLUSH));
 }
 
 fn read(console: &mut Console, badge: u64) -> Vec<u8> {
-    console
-        .request(badge, &Message::new(READ).with_number(48))
-        .as_bytes()
-        .to_vec()
+    console.request(badge, &Message::new(READ).with_number(48)).as_bytes().to_vec()
 }
 
 fn shown(console: &mut Console) -> String {
@@ -52,14 +42,12 @@ fn type_in(console: &mut Console, bytes: &[u8]) {
 }
 
 fn notified(console: &mut Console) -> Vec<usize> {
-    core::iter::from_fn(|| console.take_notification())
-        .map(|place| place.0)
-        .collect()
+    core::iter::from_fn(|| console.take_notification()).map(|place| place.0).collect()
 }
 
 #[test]
 fn lines_of_two_programs_do_not_mix() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     write(&mut console, A, "one ");
     write(&mut console, B, "two ");
     write(&mut console, A, "more\n");
@@ -69,7 +57,7 @@ fn lines_of_two_programs_do_not_mix() {
 
 #[test]
 fn a_prompt_is_shown_at_once_and_broken_by_others_with_a_new_line() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     prompt(&mut console, A, "velvet> ");
     assert_eq!(shown(&mut console), "velvet> ");
     write(&mut console, B, "news\n");
@@ -78,7 +66,7 @@ fn a_prompt_is_shown_at_once_and_broken_by_others_with_a_new_line() {
 
 #[test]
 fn an_unfinished_line_is_shown_when_its_program_reads() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     write(&mut console, A, "name? ");
     assert_eq!(shown(&mut console), "");
     assert!(read(&mut console, A).is_empty());
@@ -87,7 +75,7 @@ fn an_unfinished_line_is_shown_when_its_program_reads() {
 
 #[test]
 fn input_goes_to_who_asked_last_and_wakes_it_once() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     assert!(read(&mut console, A).is_empty());
     assert!(read(&mut console, B).is_empty());
     type_in(&mut console, b"xy");
@@ -98,14 +86,14 @@ fn input_goes_to_who_asked_last_and_wakes_it_once() {
 
 #[test]
 fn what_was_typed_before_anybody_asked_is_kept() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     type_in(&mut console, b"ps\n");
     assert_eq!(read(&mut console, A), b"ps\n");
 }
 
 #[test]
 fn input_without_room_stays_in_the_device() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     type_in(&mut console, &[b'x'; INPUT_BYTES]);
     assert!(!console.has_room_for_input());
     assert!(!console.typed(b'y'));
@@ -114,8 +102,34 @@ fn input_without_room_stays_in_the_device() {
 }
 
 #[test]
+fn input_that_nobody_wants_stays_in_the_device() {
+    let mut console = Console::new(0);
+    assert!(!console.has_room_for_input());
+    console.request(A, &Message::new(READ).with_number(2));
+    assert!(console.has_room_for_input());
+    type_in(&mut console, b"ab");
+    assert!(!console.has_room_for_input(), "two were wanted");
+    assert_eq!(read(&mut console, A), b"ab");
+    assert!(!console.has_room_for_input());
+    assert!(notified(&mut console).is_empty(), "it has what it asked for");
+}
+
+#[test]
+fn a_line_is_fetched_up_to_its_end() {
+    let mut console = Console::new(0);
+    let ask = Message::new(READ_LINE);
+    console.request(A, &ask);
+    for &byte in b"ls\n" {
+        assert!(console.has_room_for_input() && console.typed(byte));
+    }
+    assert!(!console.has_room_for_input());
+    assert_eq!(console.request(A, &ask).as_bytes(), b"ls");
+    assert!(!console.has_room_for_input());
+}
+
+#[test]
 fn lines_are_edited_echoed_and_fetched_in_pieces() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     let ask = Message::new(READ_LINE);
     assert_eq!(console.request(A, &ask), Message::new(status::OK));
     type_in(&mut console, b"helo\x7flo\r");
@@ -128,15 +142,12 @@ fn lines_are_edited_echoed_and_fetched_in_pieces() {
     assert_eq!(console.request(A, &ask).flags, 0);
     assert_eq!(console.request(A, &ask).flags, flag::END);
     type_in(&mut console, &[END_OF_INPUT]);
-    assert_eq!(
-        console.request(A, &ask).flags,
-        flag::END | flag::END_OF_INPUT
-    );
+    assert_eq!(console.request(A, &ask).flags, flag::END | flag::END_OF_INPUT);
 }
 
 #[test]
 fn several_lines_typed_ahead_come_one_by_one() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     type_in(&mut console, b"one\ntwo\n");
     let ask = Message::new(READ_LINE);
     assert_eq!(console.request(A, &ask).as_bytes(), b"one");
@@ -146,20 +157,13 @@ fn several_lines_typed_ahead_come_one_by_one() {
 
 #[test]
 fn who_cannot_put_everything_in_is_told_and_notified() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     let mut taken = 0;
     for _ in 0..100 {
-        taken += write(
-            &mut console,
-            A,
-            "0123456789012345678901234567890123456789012345\n",
-        );
+        taken += write(&mut console, A, "0123456789012345678901234567890123456789012345\n");
     }
     assert!(taken < 4700 && taken > OUTPUT_BYTES - 100);
-    assert!(
-        write(&mut console, B, "b\n") == 2,
-        "others still have their own place"
-    );
+    assert!(write(&mut console, B, "b\n") == 2, "others still have their own place");
     let before = all_shown(&mut console);
     assert!(notified(&mut console).contains(&console.place(A).0));
     assert_eq!(before.matches("b\r\n").count(), 1);
@@ -167,7 +171,7 @@ fn who_cannot_put_everything_in_is_told_and_notified() {
 
 #[test]
 fn a_line_longer_than_a_place_goes_out_in_parts() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     let mut left = 400;
     while left > 0 {
         left -= write(&mut console, A, &"x".repeat(left.min(48)));
@@ -177,7 +181,7 @@ fn a_line_longer_than_a_place_goes_out_in_parts() {
 
 #[test]
 fn draining_counts_what_is_on_its_way() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     write(&mut console, A, "bye");
     let ask = Message::new(DRAIN);
     assert_eq!(console.request(A, &ask).number, 3);
@@ -188,7 +192,7 @@ fn draining_counts_what_is_on_its_way() {
 
 #[test]
 fn opening_shows_what_was_written_and_gives_up_the_focus() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     prompt(&mut console, A, "half a li");
     assert!(read(&mut console, A).is_empty());
     write(&mut console, A, "ne");
@@ -201,15 +205,9 @@ fn opening_shows_what_was_written_and_gives_up_the_focus() {
 
 #[test]
 fn nonsense_is_refused_and_changes_nothing() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     for code in [0, 6, 255] {
-        let hostile = Message {
-            code,
-            len: 255,
-            flags: u16::MAX,
-            number: u32::MAX,
-            bytes: [0xff; MAX_BYTES],
-        };
+        let hostile = Message { code, len: 255, flags: u16::MAX, number: u32::MAX, bytes: [0xff; MAX_BYTES] };
         assert_eq!(console.request(A, &hostile).code, status::UNKNOWN);
     }
     assert!(!console.has_output());
@@ -217,7 +215,7 @@ fn nonsense_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_crowd_that_never_reads_costs_bounded_room() {
-    let mut console = Console::new();
+    let mut console = Console::new(INPUT_BYTES);
     for badge in 1..=1000 {
         write(&mut console, badge, "never finished");
         read(&mut console, badge);

@@ -31,11 +31,7 @@ const CANCEL_LINE: u8 = 0x15;
 impl Line {
     /// Nothing typed.
     pub const fn new() -> Line {
-        Line {
-            bytes: Ring::new(),
-            end: None,
-            after_return: false,
-        }
+        Line { bytes: Ring::new(), end: None, after_return: false }
     }
 
     /// How the line ended, if it did: then it is to be fetched before more is typed.
@@ -103,11 +99,7 @@ impl Line {
         let mut keep = self.bytes.len();
         while keep > 0 {
             keep -= 1;
-            if self
-                .bytes
-                .peek(keep)
-                .is_some_and(|byte| byte & 0xc0 != 0x80)
-            {
+            if self.bytes.peek(keep).is_some_and(|byte| byte & 0xc0 != 0x80) {
                 break;
             }
         }

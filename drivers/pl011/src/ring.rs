@@ -11,11 +11,7 @@ pub struct Ring<const N: usize> {
 impl<const N: usize> Ring<N> {
     /// Empty.
     pub const fn new() -> Ring<N> {
-        Ring {
-            bytes: [0; N],
-            first: 0,
-            len: 0,
-        }
+        Ring { bytes: [0; N], first: 0, len: 0 }
     }
 
     /// Bytes in it.

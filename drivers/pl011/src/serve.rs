@@ -8,7 +8,8 @@ use exo_abi::Handle;
 use libos::device::{self, Device, Interrupt};
 use libos::event::{self, Event};
 use libos::ipc::{Incoming, Outgoing, Server};
-use libos::protocol::{Message, console::OPEN};
+use libos::protocol::Message;
+use libos::protocol::console::{OPEN, READ, READ_LINE};
 use libos::time::Instant;
 use libos::{slots, start};
 
@@ -30,25 +31,25 @@ impl Registers for device::Registers {
 /// Claims the UART and serves until the end. The code says what was missing.
 pub fn main() -> Result<(), &'static str> {
     let device = Device::named(DEVICE).ok_or("the manifest gives the driver no arm,pl011")?;
-    let line = device
-        .interrupt(0)
-        .ok_or("the UART has no interrupt line")?;
-    let registers = device
-        .registers()
-        .map_err(|_| "the UART's registers cannot be mapped")?;
+    let line = device.interrupt(0).ok_or("the UART has no interrupt line")?;
+    let registers = device.registers().map_err(|_| "the UART's registers cannot be mapped")?;
     let bit = event::take_bit().ok_or("no event is left")?;
     let mut driver = Driver {
         uart: Uart::claim(registers),
-        console: Console::new(),
+        console: Console::new(ahead()),
         wakes: [None; MOST_CLIENTS],
         accept: slots::take(),
         line,
         watchdog: start::handle("watchdog").map(Event::new),
     };
-    line.bind(bit)
-        .map_err(|_| "the UART's interrupt cannot be bound")?;
+    line.bind(bit).map_err(|_| "the UART's interrupt cannot be bound")?;
     driver.turn();
     driver.serve(1 << bit)
+}
+
+/// How many bytes to fetch before anybody asks: the manifest's first argument.
+fn ahead() -> usize {
+    start::args().next().and_then(|arg| arg.parse().ok()).unwrap_or(0)
 }
 
 /// The event a client is notified by. The badge says whose it is: the client's place may belong to another by now.
@@ -84,13 +85,9 @@ impl Driver {
             let incoming = server.turn(&outgoing);
             outgoing = Outgoing::default();
             match incoming {
-                Incoming::Call {
-                    badge,
-                    words,
-                    binding,
-                } => {
+                Incoming::Call { badge, words, binding } => {
                     let request = Message::from_words(&words);
-                    outgoing.words = self.console.request(badge, &request).to_words();
+                    outgoing.words = self.answer(badge, &request).to_words();
                     self.keep(badge, &request, binding);
                     self.turn();
                 }
@@ -102,6 +99,16 @@ impl Driver {
                 Incoming::Events(_) | Incoming::Refused(_) => {}
             }
         }
+    }
+
+    fn answer(&mut self, badge: u64, request: &Message) -> Message {
+        let reply = self.console.request(badge, request);
+        if !matches!(request.code, READ | READ_LINE) || reply.len > 0 || reply.flags != 0 {
+            return reply;
+        }
+        // It may lie in the device already: bytes are fetched when somebody wants them.
+        self.uart.turn(&mut self.console);
+        self.console.request(badge, request)
     }
 
     /// Moves bytes both ways and tells who waits for them.

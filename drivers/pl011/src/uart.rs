@@ -60,24 +60,17 @@ impl<R: Registers> Uart<R> {
     ///
     /// Interrupts are cleared first: a byte that comes between clearing and emptying raises a new one.
     pub fn turn(&mut self, console: &mut Console) {
-        self.registers
-            .write(register::INTERRUPT_CLEAR, RECEIVED | SENT);
+        self.registers.write(register::INTERRUPT_CLEAR, RECEIVED | SENT);
         self.receive(console);
         self.transmit(console);
-        let receiving = if console.has_room_for_input() {
-            RECEIVED
-        } else {
-            0
-        };
+        let receiving = if console.has_room_for_input() { RECEIVED } else { 0 };
         let sending = if console.has_output() { SENT } else { 0 };
         self.set_mask(receiving | sending);
     }
 
     fn receive(&mut self, console: &mut Console) {
         for _ in 0..MOST_BYTES {
-            if !console.has_room_for_input()
-                || self.registers.read(register::FLAGS) & RECEIVE_EMPTY != 0
-            {
+            if !console.has_room_for_input() || self.registers.read(register::FLAGS) & RECEIVE_EMPTY != 0 {
                 return;
             }
             // The bits above are errors of the line: the byte is shown as it came.
@@ -133,11 +126,7 @@ mod tests {
             match offset {
                 register::DATA => u32::from(self.received.pop_front().unwrap_or(0)),
                 register::FLAGS => {
-                    let empty = if self.received.is_empty() {
-                        RECEIVE_EMPTY
-                    } else {
-                        0
-                    };
+                    let empty = if self.received.is_empty() { RECEIVE_EMPTY } else { 0 };
                     empty | if self.room == 0 { TRANSMIT_FULL } else { 0 }
                 }
                 register::CONTROL => self.control,
@@ -162,11 +151,8 @@ mod tests {
 
     #[test]
     fn output_waits_for_room_and_asks_for_the_interrupt_meanwhile() {
-        let mut fake = Fake {
-            room: 4,
-            ..Fake::default()
-        };
-        let mut console = Console::new();
+        let mut fake = Fake { room: 4, ..Fake::default() };
+        let mut console = Console::new(256);
         console.request(1, &Message::new(WRITE).with_bytes(b"hello\n"));
         let mut uart = Uart::claim(&mut fake);
         uart.turn(&mut console);
@@ -180,18 +166,12 @@ mod tests {
 
     #[test]
     fn input_without_room_is_left_in_the_device_and_fetched_later() {
-        let mut fake = Fake {
-            received: (0..300u32).map(|_| b'x').collect(),
-            ..Fake::default()
-        };
-        let mut console = Console::new();
+        let mut fake = Fake { received: (0..300u32).map(|_| b'x').collect(), ..Fake::default() };
+        let mut console = Console::new(256);
         let mut uart = Uart::claim(&mut fake);
         uart.turn(&mut console);
         assert_eq!(uart.registers.received.len(), 300 - 256);
-        assert_eq!(
-            uart.registers.mask, 0,
-            "no interrupt storm while there is no room"
-        );
+        assert_eq!(uart.registers.mask, 0, "no interrupt storm while there is no room");
         console.request(1, &Message::new(READ).with_number(48));
         uart.turn(&mut console);
         assert!(uart.registers.received.is_empty());
@@ -202,25 +182,16 @@ mod tests {
     fn claiming_enables_and_leaves_the_line_settings_alone() {
         let mut fake = Fake::default();
         let _ = Uart::claim(&mut fake);
-        assert_eq!(
-            (fake.control, fake.mask, fake.writes_elsewhere),
-            (ENABLED, RECEIVED, 0)
-        );
+        assert_eq!((fake.control, fake.mask, fake.writes_elsewhere), (ENABLED, RECEIVED, 0));
     }
 
     #[test]
     fn all_lines_of_a_full_console_go_out_in_one_turn_of_a_fast_device() {
-        let mut fake = Fake {
-            room: usize::MAX,
-            ..Fake::default()
-        };
-        let mut console = Console::new();
+        let mut fake = Fake { room: usize::MAX, ..Fake::default() };
+        let mut console = Console::new(256);
         let mut uart = Uart::claim(&mut fake);
         for _ in 0..40 {
-            console.request(
-                1,
-                &Message::new(WRITE).with_bytes(b"0123456789012345678901234567890123456789\n"),
-            );
+            console.request(1, &Message::new(WRITE).with_bytes(b"0123456789012345678901234567890123456789\n"));
             uart.turn(&mut console);
         }
         assert_eq!(uart.registers.sent.len(), 40 * 42);
