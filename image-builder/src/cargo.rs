@@ -45,8 +45,9 @@ pub fn programs(wishes: &[(Wish, Place)], progress: &Progress) -> Result<Vec<Pat
     let mut groups: Vec<Vec<&(Wish, Place)>> = outside.into_iter().map(|one| vec![one]).collect();
     groups.extend((!inside.is_empty()).then_some(inside));
     for group in groups {
-        let names: Vec<String> =
+        let mut names: Vec<String> =
             group.iter().map(|(wish, place)| package_name(&wish.folder, place)).collect::<Result<_>>()?;
+        names.dedup();
         progress.step(&format!("building {}", names.join(", ")));
         let mut arguments = vec!["--target".to_string(), PROGRAM_TARGET.to_string()];
         match group.as_slice() {
