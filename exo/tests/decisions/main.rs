@@ -5,3 +5,5 @@ mod fake;
 
 mod environments;
 mod frames;
+mod holdings;
+mod sequences;
