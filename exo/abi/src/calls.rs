@@ -143,7 +143,7 @@ calls! {
     /// There is one alarm a vcore: it stays set when the wait ends early, and raises ALARM when it passes later, until the next call that sets one.
     5 Wait wait [BadArgument];
     /// Raises the event of x0. Needs EVENT_NOTIFY. A waiting vcore that owns a later slice of this round on this core runs at once and pays with that slice.
-    6 Notify notify [BadHandle WrongKind Stale NoRight BadArgument];
+    6 Notify notify [BadHandle WrongKind Stale NoRight];
     /// Gives the rest of the slice, until it waits, to vcore x1 of Env x0 (needs ENV_RUN), or to whoever works behind Gate x0 (needs GATE_CALL; x1 must be 0) until it replies. Returns when the core comes back.
     /// `Busy`: it cannot run now.
     7 YieldTo yield_to [BadHandle WrongKind Stale NoRight BadArgument WrongState Busy];
@@ -176,16 +176,16 @@ calls! {
     18 VcoreCreate vcore_create [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse WrongFrame WrongState];
     /// Makes vcore x1 of Env x0 (ENV_RUN) runnable. A vcore that stopped can be started again: by a new pc x2 with sp x3 and x0 = x4 (x2 = 0 keeps what it began with; only when new).
     19 VcoreStart vcore_start [BadHandle WrongKind Stale NoRight BadArgument WrongState];
-    /// Stops vcore x1 of Env x0 (ENV_DESTROY): who called it is told `Died`, whom it called is told CUT. `Again`: it runs on another core and was interrupted.
-    20 VcoreStop vcore_stop [BadHandle WrongKind Stale NoRight BadArgument WrongState Again];
+    /// Stops vcore x1 of Env x0 (ENV_DESTROY): who called it is told `Died`, whom it called is told CUT. Once several cores run: `Again` while it runs on another one, which was interrupted.
+    20 VcoreStop vcore_stop [BadHandle WrongKind Stale NoRight BadArgument WrongState];
     /// Reports on stopped vcore x1 of Env x0 (ENV_DESTROY): x1 = [`stop_reason`], x2 = the code of `halt`; its registers, as a [`crate::control_page::Frame`], are copied over the caller's batch buffer.
     21 VcoreReport vcore_report [BadHandle WrongKind Stale NoRight BadArgument WrongState];
     /// Stops the calling vcore with code x0; the supervisor is told. Returns only when it is started again.
     22 Halt halt [];
     /// Makes a binding to the gate of vcore x1 of Env x0 (ENV_MAP) with badge x4 (not 0), revoked by cell x2 (owned by that environment), in the caller's slot x3.
-    23 GateBind gate_bind [BadHandle WrongKind Stale NoRight BadArgument NotYours SlotTaken WrongState];
+    23 GateBind gate_bind [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse SlotTaken WrongState];
     /// Makes a binding to event x4 (below [`crate::event::FIRST_OF_KERNEL`]) of vcore x1 of Env x0 (ENV_MAP), revoked by cell x2 (owned by that environment), in the caller's slot x3.
-    24 EventBind event_bind [BadHandle WrongKind Stale NoRight BadArgument NotYours SlotTaken WrongState];
+    24 EventBind event_bind [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse SlotTaken WrongState];
     /// Copies binding x0 (needs GRANT) with rights x3 (a subset) to slot x2 of Env x1 (needs ENV_MAP). x4 = 0: it shares the revocation cell; else an owned cell of its own, for root bindings only.
     /// For Core, Irq and Device x5 and x6 narrow the range to first and count (count 0: all of it).
     25 Grant grant [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse SlotTaken NotRoot];
