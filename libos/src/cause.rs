@@ -24,8 +24,7 @@ impl Cause {
 
     /// `FAR_EL1` says which address: for aborts (unless FnV) and a misaligned pc.
     pub const fn has_address(self) -> bool {
-        (self.is_abort() && !(self.status() == 0x10 && self.0 >> 10 & 1 == 1))
-            || matches!(self.class(), 0x22 | 0x34)
+        (self.is_abort() && !(self.status() == 0x10 && self.0 >> 10 & 1 == 1)) || matches!(self.class(), 0x22 | 0x34)
     }
 
     const fn verb(self) -> &'static str {
@@ -72,32 +71,14 @@ fn abort(cause: Cause, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     match status {
         0x00..=0x03 => write!(out, "{verb} an address beyond physical memory"),
         0x04..=0x07 => {
-            write!(
-                out,
-                "{verb} where nothing is mapped (translation fault, level {})",
-                status & 3
-            )
+            write!(out, "{verb} where nothing is mapped (translation fault, level {})", status & 3)
         }
-        0x08..=0x0b => write!(
-            out,
-            "{verb} a page not marked accessed (access flag fault, level {})",
-            status & 3
-        ),
-        0x0c..=0x0f => write!(
-            out,
-            "{verb} where it may not (permission fault, level {})",
-            status & 3
-        ),
-        0x10 => write!(
-            out,
-            "{verb} an address that nothing answers (external abort)"
-        ),
+        0x08..=0x0b => write!(out, "{verb} a page not marked accessed (access flag fault, level {})", status & 3),
+        0x0c..=0x0f => write!(out, "{verb} where it may not (permission fault, level {})", status & 3),
+        0x10 => write!(out, "{verb} an address that nothing answers (external abort)"),
         0x21 => write!(out, "{verb} a misaligned address"),
         0x30 => write!(out, "{verb} through a TLB conflict"),
-        0x34 | 0x35 => write!(
-            out,
-            "{verb} with an exclusive or atomic access the memory does not support"
-        ),
+        0x34 | 0x35 => write!(out, "{verb} with an exclusive or atomic access the memory does not support"),
         _ => write!(out, "{verb} and got fault status {status:#x}"),
     }
 }
@@ -110,41 +91,20 @@ mod tests {
 
     #[test]
     fn aborts_say_what_was_done_and_what_was_missing() {
-        assert_eq!(
-            Cause(0x9200_0047).to_string(),
-            "wrote where nothing is mapped (translation fault, level 3)"
-        );
-        assert_eq!(
-            Cause(0x9200_0006).to_string(),
-            "read where nothing is mapped (translation fault, level 2)"
-        );
-        assert_eq!(
-            Cause(0x8200_000f).to_string(),
-            "executed where it may not (permission fault, level 3)"
-        );
+        assert_eq!(Cause(0x9200_0047).to_string(), "wrote where nothing is mapped (translation fault, level 3)");
+        assert_eq!(Cause(0x9200_0006).to_string(), "read where nothing is mapped (translation fault, level 2)");
+        assert_eq!(Cause(0x8200_000f).to_string(), "executed where it may not (permission fault, level 3)");
         assert_eq!(Cause(0x9200_0021).to_string(), "read a misaligned address");
         assert!(Cause(0x9200_0047).has_address() && !Cause(0x9200_0410).has_address());
     }
 
     #[test]
     fn other_classes_have_their_own_words() {
-        assert_eq!(
-            Cause(0x0200_0000).to_string(),
-            "executed an undefined instruction"
-        );
+        assert_eq!(Cause(0x0200_0000).to_string(), "executed an undefined instruction");
         assert_eq!(Cause(0xf200_0001).to_string(), "executed brk #1");
-        assert_eq!(
-            Cause(0x5600_0000).to_string(),
-            "executed svc #0 and handles no such call"
-        );
-        assert_eq!(
-            Cause(0x9a00_0000).to_string(),
-            "used a misaligned stack pointer"
-        );
-        assert_eq!(
-            Cause(0x6200_0000).to_string(),
-            "touched a system register it may not"
-        );
+        assert_eq!(Cause(0x5600_0000).to_string(), "executed svc #0 and handles no such call");
+        assert_eq!(Cause(0x9a00_0000).to_string(), "used a misaligned stack pointer");
+        assert_eq!(Cause(0x6200_0000).to_string(), "touched a system register it may not");
     }
 
     #[test]

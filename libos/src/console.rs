@@ -72,28 +72,23 @@ fn gate() -> Option<Gate> {
 
 fn debug_uart() -> Option<Handle> {
     match DEBUG_UART.load(Relaxed) {
-        BY_NAME => start::handle("debug")
-            .or_else(|| crate::device::Device::named("arm,pl011").map(|device| device.handle())),
+        BY_NAME => {
+            start::handle("debug").or_else(|| crate::device::Device::named("arm,pl011").map(|device| device.handle()))
+        }
         handle => Some(Handle(handle as u16)),
     }
 }
 
 /// Prints text.
 pub fn print(text: fmt::Arguments) {
-    let mut out = Out {
-        bytes: [0; MAX_BYTES],
-        len: 0,
-    };
+    let mut out = Out { bytes: [0; MAX_BYTES], len: 0 };
     let _ = out.write_fmt(text);
     out.send(flag::FLUSH);
 }
 
 /// Prints a line.
 pub fn print_line(text: fmt::Arguments) {
-    let mut out = Out {
-        bytes: [0; MAX_BYTES],
-        len: 0,
-    };
+    let mut out = Out { bytes: [0; MAX_BYTES], len: 0 };
     let _ = out.write_fmt(text);
     let _ = out.write_str("\n");
     out.send(0);
@@ -123,11 +118,7 @@ struct Out {
 impl Out {
     fn send(&mut self, flags: u16) {
         if self.len > 0 {
-            let flags = if self.bytes[self.len - 1] == b'\n' {
-                0
-            } else {
-                flags
-            };
+            let flags = if self.bytes[self.len - 1] == b'\n' { 0 } else { flags };
             send_bytes(&self.bytes[..self.len], flags);
             self.len = 0;
         }
@@ -162,11 +153,7 @@ fn send_bytes(bytes: &[u8], flags: u16) {
     let until = Instant::after(PATIENCE);
     let mut rest = bytes;
     while !rest.is_empty() && Instant::now() < until {
-        let Ok(reply) = ask(
-            gate,
-            &Message::new(WRITE).with_flags(flags).with_bytes(rest),
-            until,
-        ) else {
+        let Ok(reply) = ask(gate, &Message::new(WRITE).with_flags(flags).with_bytes(rest), until) else {
             return;
         };
         let taken = (reply.number as usize).min(rest.len());
@@ -181,10 +168,7 @@ fn send_bytes(bytes: &[u8], flags: u16) {
 fn ask(gate: Gate, message: &Message, until: Instant) -> Result<Message, Refusal> {
     let words = message.to_words();
     loop {
-        let call = CallMessage {
-            words,
-            ..CallMessage::default()
-        };
+        let call = CallMessage { words, ..CallMessage::default() };
         match gate.call_patiently(&call, until.min(Instant::after(CALL))) {
             Ok(reply) => return Ok(Message::from_words(&reply.words)),
             Err(refusal) if Instant::now() >= until => return Err(refusal),
@@ -202,11 +186,7 @@ fn resolve(gate: Gate) -> Result<(), Refusal> {
     // The slot must be empty to accept another binding. It may be so already.
     let _ = sys::restrict(gate.handle(), Rights::empty());
     let words: Words = supervisor::request_named(supervisor::RESOLVE, "console");
-    let call = CallMessage {
-        words,
-        accept: Some(gate.handle()),
-        ..CallMessage::default()
-    };
+    let call = CallMessage { words, accept: Some(gate.handle()), ..CallMessage::default() };
     let reply = supervisor.call_patiently(&call, Instant::after(CALL))?;
     if !reply.binding {
         sleep(PAUSE);
@@ -258,13 +238,9 @@ fn input(request: &Message) -> Option<Message> {
             }
             // It is another console than the one we opened, or none for now.
             Ok(_) => {}
-            Err(
-                Refusal::Busy
-                | Refusal::DeadlineMissed
-                | Refusal::Died
-                | Refusal::Stale
-                | Refusal::BadHandle,
-            ) => sleep(PAUSE),
+            Err(Refusal::Busy | Refusal::DeadlineMissed | Refusal::Died | Refusal::Stale | Refusal::BadHandle) => {
+                sleep(PAUSE)
+            }
             Err(_) => return None,
         }
     }
@@ -281,11 +257,7 @@ fn open(gate: Gate) -> Result<(), Refusal> {
         handle => Handle(handle as u16),
     };
     let words = Message::new(OPEN).to_words();
-    let call = CallMessage {
-        words,
-        send: Some((event, Rights::EVENT_NOTIFY)),
-        ..CallMessage::default()
-    };
+    let call = CallMessage { words, send: Some((event, Rights::EVENT_NOTIFY)), ..CallMessage::default() };
     let answer = gate.call_patiently(&call, Instant::after(CALL));
     match answer {
         Ok(_) => OPENED.store(true, Relaxed),

@@ -51,9 +51,7 @@ pub const LIBRARY: usize = offset_of!(ControlPage, library);
 pub fn page() -> *mut ControlPage {
     let page: *mut ControlPage;
     // SAFETY: reading TPIDRRO_EL0 has no effect; it never changes while a vcore lives.
-    unsafe {
-        core::arch::asm!("mrs {}, tpidrro_el0", out(reg) page, options(pure, nomem, nostack, preserves_flags))
-    }
+    unsafe { core::arch::asm!("mrs {}, tpidrro_el0", out(reg) page, options(pure, nomem, nostack, preserves_flags)) }
     page
 }
 
@@ -158,23 +156,14 @@ pub fn set_sacrifice(index: usize, frame: u64) {
 /// Frames lost by force so far, and the frame lost as number `n` (of the last 64).
 pub fn lost(n: u64) -> (u64, u64) {
     // SAFETY: the index is below 64.
-    unsafe {
-        (
-            addr_of!((*page()).lost).read_volatile(),
-            addr_of!((*page()).losses[(n % 64) as usize]).read_volatile(),
-        )
-    }
+    unsafe { (addr_of!((*page()).lost).read_volatile(), addr_of!((*page()).losses[(n % 64) as usize]).read_volatile()) }
 }
 
 /// Puts `count` entries in the batch buffer, makes the call, and looks at the buffer after it.
 ///
 /// `call` must not fill the buffer itself.
 #[inline(always)]
-pub fn with_batch<R>(
-    count: usize,
-    entry: impl Fn(usize) -> [u64; 2],
-    call: impl FnOnce() -> R,
-) -> R {
+pub fn with_batch<R>(count: usize, entry: impl Fn(usize) -> [u64; 2], call: impl FnOnce() -> R) -> R {
     assert!(count <= BATCH_ENTRIES as usize);
     if library_get!(batch_used) == 0 {
         return with_own_batch(count, entry, call);
@@ -186,11 +175,7 @@ pub fn with_batch<R>(
 }
 
 #[inline(always)]
-fn with_own_batch<R>(
-    count: usize,
-    entry: impl Fn(usize) -> [u64; 2],
-    call: impl FnOnce() -> R,
-) -> R {
+fn with_own_batch<R>(count: usize, entry: impl Fn(usize) -> [u64; 2], call: impl FnOnce() -> R) -> R {
     // From here on an upcall keeps its hands off these entries. At least one: the call may write even if it reads none.
     library_set!(count.max(1) as u64, batch_used);
     for index in 0..count {
@@ -240,10 +225,7 @@ pub fn frame_in_batch() -> Frame {
     unsafe { addr_of!((*page()).batch).cast::<Frame>().read_volatile() }
 }
 
-#[cfg_attr(
-    not(target_os = "none"),
-    expect(unused_imports, reason = "the entry and the upcalls use it")
-)]
+#[cfg_attr(not(target_os = "none"), expect(unused_imports, reason = "the entry and the upcalls use it"))]
 pub(crate) use library_get;
 pub(crate) use library_set;
 

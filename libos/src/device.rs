@@ -33,16 +33,8 @@ impl Device {
 
     /// Maps its registers.
     pub fn registers(&self) -> Result<Registers, Refusal> {
-        let mapping = Mapping::new(
-            self.handle(),
-            Pfn(self.0.first_frame),
-            self.0.frames,
-            Prot::READ | Prot::WRITE,
-        )?;
-        Ok(Registers {
-            mapping,
-            offset: u64::from(self.0.offset),
-        })
+        let mapping = Mapping::new(self.handle(), Pfn(self.0.first_frame), self.0.frames, Prot::READ | Prot::WRITE)?;
+        Ok(Registers { mapping, offset: u64::from(self.0.offset) })
     }
 
     /// Its interrupt line with that index.
@@ -85,18 +77,8 @@ pub struct Interrupt(LineInfo);
 impl Interrupt {
     /// Routes it as event `bit` to this vcore, and unmasks it.
     pub fn bind(&self, bit: u64) -> Result<(), Refusal> {
-        let trigger = if self.0.edge {
-            Trigger::Edge
-        } else {
-            Trigger::Level
-        };
-        sys::irq_bind(
-            Handle(self.0.handle),
-            u64::from(self.0.number),
-            control::vcore(),
-            bit,
-            trigger,
-        )
+        let trigger = if self.0.edge { Trigger::Edge } else { Trigger::Level };
+        sys::irq_bind(Handle(self.0.handle), u64::from(self.0.number), control::vcore(), bit, trigger)
     }
 
     /// Unmasks it, after its event was handled.

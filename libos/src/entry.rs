@@ -169,21 +169,13 @@ mod machine {
     /// Nothing here touches stack or heap proper: the upcall that fills them would run on the stack that is in use.
     pub fn begin(x0: u64, sp: u64, kind: Kind, main: extern "C" fn() -> !) -> ! {
         let told = match kind {
-            Kind::Application => {
-                start::peek(told(x0)).filter(|(version, ..)| *version == exo_abi::ABI_VERSION)
-            }
+            Kind::Application => start::peek(told(x0)).filter(|(version, ..)| *version == exo_abi::ABI_VERSION),
             Kind::First => {
                 let control = control::page() as u64;
-                Some((
-                    exo_abi::ABI_VERSION,
-                    Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES),
-                    x0,
-                ))
+                Some((exo_abi::ABI_VERSION, Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES), x0))
             }
         };
-        let Some((_, layout, machine_frame)) = told else {
-            sys::halt(NOT_STARTED)
-        };
+        let Some((_, layout, machine_frame)) = told else { sys::halt(NOT_STARTED) };
         if begin_memory(&layout, Pfn(machine_frame)).is_err() {
             sys::halt(NOT_STARTED);
         }
@@ -192,11 +184,7 @@ mod machine {
             Kind::First => NOTHING_TOLD,
         };
         adopt_vcore(0, sp);
-        call_on_stack(
-            layout.stack_end,
-            go_on,
-            [info, layout.heap, layout.heap_end, main as usize as u64],
-        )
+        call_on_stack(layout.stack_end, go_on, [info, layout.heap, layout.heap_end, main as usize as u64])
     }
 
     /// Makes the running vcore's control page the library's: upcalls enter from now on, on the stack that ends at `stack_end`.
@@ -204,9 +192,7 @@ mod machine {
         library_set!(index, vcore);
         library_set!(stack_end, upcall_stack);
         // SAFETY: the page is this vcore's; the upcall stack is in place.
-        unsafe {
-            addr_of_mut!((*control::page()).upcall_entry).write_volatile(upcall::entry_address())
-        };
+        unsafe { addr_of_mut!((*control::page()).upcall_entry).write_volatile(upcall::entry_address()) };
     }
 
     /// Goes on with the main stack: the heap, what the program was told, `main`.
@@ -216,9 +202,7 @@ mod machine {
             NOTHING_TOLD => Some(first_info()),
             address => start::decode(told(address)),
         };
-        let Some(info) = info else {
-            sys::halt(NOT_STARTED)
-        };
+        let Some(info) = info else { sys::halt(NOT_STARTED) };
         start::set_info(info);
         // SAFETY: `begin` passed the function here.
         let main: extern "C" fn() -> ! = unsafe { core::mem::transmute(main) };
@@ -258,10 +242,7 @@ mod machine {
         mem::places::begin(layout.maps, layout.far, layout.far_end);
         let control = mem::tables::leaf(layout.control).ok_or(Refusal::NotMapped)?;
         machine::begin(machine_frame, control.pfn())?;
-        for (start, end) in [
-            (layout.stack, layout.stack_end),
-            (layout.heap, layout.heap_end),
-        ] {
+        for (start, end) in [(layout.stack, layout.stack_end), (layout.heap, layout.heap_end)] {
             if start < end {
                 mem::add_region(start, end).ok_or(Refusal::BadArgument)?;
             }
@@ -270,11 +251,7 @@ mod machine {
     }
 
     /// Calls a function that never returns on another stack, with four arguments.
-    pub fn call_on_stack(
-        stack_end: u64,
-        function: extern "C" fn(u64, u64, u64, u64) -> !,
-        arguments: [u64; 4],
-    ) -> ! {
+    pub fn call_on_stack(stack_end: u64, function: extern "C" fn(u64, u64, u64, u64) -> !, arguments: [u64; 4]) -> ! {
         // SAFETY: the stack is a region that nothing else uses; the function never comes back to this one.
         unsafe {
             asm!(

@@ -57,6 +57,20 @@ pub fn take(mask: u64) -> u64 {
     sys::wait(mask, 1).unwrap_or(0)
 }
 
+/// The cell of the bindings that [`Event::of_vcore`] makes.
+fn shared_cell() -> Option<u64> {
+    /// No cell was taken yet.
+    const NONE: u64 = !0;
+    static CELL: AtomicU64 = AtomicU64::new(NONE);
+    if CELL.load(Acquire) == NONE {
+        let cell = slots::take_cell()?;
+        if CELL.compare_exchange(NONE, cell, AcqRel, Acquire).is_err() {
+            slots::give_back_cell(cell);
+        }
+    }
+    Some(CELL.load(Acquire))
+}
+
 /// A binding to an event: raises it, also from elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event(Handle);
@@ -72,18 +86,12 @@ impl Event {
         Event::of_vcore(control::vcore(), bit)
     }
 
-    /// A new binding to event `bit` of a vcore of ours.
+    /// A new binding to event `bit` of a vcore of ours. All of these share a revocation cell: who wants to take one back alone
+    /// makes it with [`sys::event_bind`] and a cell of its own.
     pub fn of_vcore(vcore: u64, bit: u64) -> Result<Event, Refusal> {
+        let cell = shared_cell().ok_or(Refusal::NotYours)?;
         let slot = slots::take().ok_or(Refusal::SlotTaken)?;
-        let bound = match slots::take_cell() {
-            None => Err(Refusal::NotYours),
-            Some(cell) => sys::event_bind(Handle::SELF, vcore, cell, slot, bit)
-                .inspect_err(|_| slots::give_back_cell(cell)),
-        };
-        if let Err(refusal) = bound {
-            slots::give_back(slot);
-            return Err(refusal);
-        }
+        sys::event_bind(Handle::SELF, vcore, cell, slot, bit).inspect_err(|_| slots::give_back(slot))?;
         Ok(Event(slot))
     }
 

@@ -39,12 +39,8 @@ impl Gate {
 
     /// Calls; the reply must come before `deadline`.
     pub fn call_until(self, words: Words, deadline: Instant) -> Result<Words, Refusal> {
-        self.call_with(&CallMessage {
-            words,
-            deadline: Some(deadline.0),
-            ..CallMessage::default()
-        })
-        .map(|reply| reply.words)
+        self.call_with(&CallMessage { words, deadline: Some(deadline.0), ..CallMessage::default() })
+            .map(|reply| reply.words)
     }
 
     /// Calls with everything a message can carry.
@@ -53,15 +49,8 @@ impl Gate {
     }
 
     /// Calls; while the gate is shut it lends its slice to who works behind it, or sleeps, until `deadline`, which is the call's too.
-    pub fn call_patiently(
-        self,
-        message: &CallMessage,
-        deadline: Instant,
-    ) -> Result<Received, Refusal> {
-        let message = CallMessage {
-            deadline: Some(deadline.0),
-            ..*message
-        };
+    pub fn call_patiently(self, message: &CallMessage, deadline: Instant) -> Result<Received, Refusal> {
+        let message = CallMessage { deadline: Some(deadline.0), ..*message };
         loop {
             match self.call_with(&message) {
                 Err(Refusal::Busy) if Instant::now() < deadline => {
@@ -108,10 +97,7 @@ pub struct Outgoing {
 
 impl From<Words> for Outgoing {
     fn from(words: Words) -> Outgoing {
-        Outgoing {
-            words,
-            ..Outgoing::default()
-        }
+        Outgoing { words, ..Outgoing::default() }
     }
 }
 
@@ -125,10 +111,7 @@ pub struct Server {
 impl Server {
     /// Serves calls only.
     pub const fn new() -> Server {
-        Server {
-            events: 0,
-            accept: None,
-        }
+        Server { events: 0, accept: None }
     }
 
     /// Hears these events too.
@@ -150,18 +133,8 @@ impl Server {
         if alarm.is_none() && accept.is_none() && outgoing.send.is_none() {
             return incoming(sys::reply_wait_words(self.events, outgoing.words), None);
         }
-        let mask = if alarm.is_some() {
-            self.events | ALARM
-        } else {
-            self.events
-        };
-        let message = ReplyMessage {
-            words: outgoing.words,
-            mask,
-            alarm,
-            send: outgoing.send,
-            accept,
-        };
+        let mask = if alarm.is_some() { self.events | ALARM } else { self.events };
+        let message = ReplyMessage { words: outgoing.words, mask, alarm, send: outgoing.send, accept };
         incoming(sys::reply_wait(&message), accept)
     }
 
@@ -180,11 +153,7 @@ fn incoming(x: [u64; 9], accept: Option<Handle>) -> Incoming {
     let [badge, x1, x2, x3, x4, x5, x6, x7, x8] = x;
     if badge != 0 {
         let binding = if x8 == 1 { accept } else { None };
-        return Incoming::Call {
-            badge,
-            words: [x1, x2, x3, x4, x5, x6, x7],
-            binding,
-        };
+        return Incoming::Call { badge, words: [x1, x2, x3, x4, x5, x6, x7], binding };
     }
     match Refusal::from_number(x2) {
         Some(refusal) if x1 == 0 => Incoming::Refused(refusal),
@@ -201,35 +170,20 @@ mod tests {
         let slot = Some(Handle(9));
         assert_eq!(
             incoming([5, 1, 2, 3, 4, 5, 6, 7, 1], slot),
-            Incoming::Call {
-                badge: 5,
-                words: [1, 2, 3, 4, 5, 6, 7],
-                binding: slot
-            }
+            Incoming::Call { badge: 5, words: [1, 2, 3, 4, 5, 6, 7], binding: slot }
         );
         assert_eq!(
             incoming([5, 1, 2, 3, 4, 5, 6, 7, 0], slot),
-            Incoming::Call {
-                badge: 5,
-                words: [1, 2, 3, 4, 5, 6, 7],
-                binding: None
-            }
+            Incoming::Call { badge: 5, words: [1, 2, 3, 4, 5, 6, 7], binding: None }
         );
-        assert_eq!(
-            incoming([0, 0b101, 0, 0, 0, 0, 0, 0, 0], slot),
-            Incoming::Events(0b101)
-        );
-        assert_eq!(
-            incoming([0, 0, 19, 0, 0, 0, 0, 0, 0], slot),
-            Incoming::Refused(Refusal::SlotTaken)
-        );
+        assert_eq!(incoming([0, 0b101, 0, 0, 0, 0, 0, 0, 0], slot), Incoming::Events(0b101));
+        assert_eq!(incoming([0, 0, 19, 0, 0, 0, 0, 0, 0], slot), Incoming::Refused(Refusal::SlotTaken));
         assert_eq!(incoming([0; 9], slot), Incoming::Events(0));
     }
 
     #[test]
     fn a_patient_caller_gives_up_on_what_patience_does_not_mend() {
-        let refused =
-            Gate::new(Handle(3)).call_patiently(&CallMessage::default(), Instant(u64::MAX));
+        let refused = Gate::new(Handle(3)).call_patiently(&CallMessage::default(), Instant(u64::MAX));
         assert_eq!(refused, Err(Refusal::NoSuchCall));
     }
 }

@@ -27,10 +27,7 @@ pub mod vcore;
 mod control;
 #[cfg_attr(
     target_os = "none",
-    expect(
-        unsafe_code,
-        reason = "the first instructions, the change of stacks, the exported entry"
-    )
+    expect(unsafe_code, reason = "the first instructions, the change of stacks, the exported entry")
 )]
 pub mod entry;
 #[expect(unsafe_code, reason = "the calls are single instructions")]

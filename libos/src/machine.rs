@@ -38,19 +38,9 @@ fn look_at(info: &MachineInfo, shown: &mut Option<Mapping>, page: u64) -> Result
     let pages = info.bitmap_frames.min(BITMAP_PAGES);
     // All stretches have one length: who reads the new address with the old length stays inside.
     let page = page.min(info.bitmap_frames - pages);
-    let mapping = Mapping::new(
-        Handle::SELF,
-        Pfn(info.bitmap_frame + page),
-        pages,
-        Prot::READ,
-    )?;
+    let mapping = Mapping::new(Handle::SELF, Pfn(info.bitmap_frame + page), pages, Prot::READ)?;
     let first = page * FRAMES_PER_PAGE;
-    mem::publish_bitmap(
-        mapping.va(),
-        pages * PAGE_BYTES / 8,
-        info.first_frame + first,
-        info.frames - first,
-    );
+    mem::publish_bitmap(mapping.va(), pages * PAGE_BYTES / 8, info.first_frame + first, info.frames - first);
     BITMAP_PAGE.store(page, Relaxed);
     if let Some(before) = shown.replace(mapping)
         && mem::bitmap_is_read()
@@ -63,8 +53,7 @@ fn look_at(info: &MachineInfo, shown: &mut Option<Mapping>, page: u64) -> Result
 
 /// Stretches that [`look_further`] goes through.
 pub(crate) fn stretches() -> u64 {
-    INFO.get()
-        .map_or(0, |(info, _)| info.bitmap_frames.div_ceil(BITMAP_PAGES))
+    INFO.get().map_or(0, |(info, _)| info.bitmap_frames.div_ceil(BITMAP_PAGES))
 }
 
 /// Lets the search look at the next stretch of the bitmap. Not while another vcore, or what this upcall interrupted, does so.
@@ -73,12 +62,7 @@ pub(crate) fn look_further() -> bool {
         return false;
     };
     let next = BITMAP_PAGE.load(Relaxed) + BITMAP_PAGES;
-    look_at(
-        info,
-        &mut shown,
-        if next < info.bitmap_frames { next } else { 0 },
-    )
-    .is_ok()
+    look_at(info, &mut shown, if next < info.bitmap_frames { next } else { 0 }).is_ok()
 }
 
 /// Maps exposed pages for good: whoever names them may, whatever the binding.
@@ -91,10 +75,7 @@ fn exposed(first: Pfn, pages: u64) -> Result<u64, Refusal> {
 /// # Panics
 /// On a host.
 pub fn info() -> &'static MachineInfo {
-    &INFO
-        .get()
-        .expect("the program was started by the library's entry")
-        .0
+    &INFO.get().expect("the program was started by the library's entry").0
 }
 
 /// The frame that holds it.
@@ -114,14 +95,10 @@ pub fn free_frames() -> u64 {
         _ => return mem::with_bitmap(|bitmap| bitmap.count()),
     };
     let count = |page| {
-        let Ok(mapping) = Mapping::new(Handle::SELF, Pfn(info.bitmap_frame + page), 1, Prot::READ)
-        else {
+        let Ok(mapping) = Mapping::new(Handle::SELF, Pfn(info.bitmap_frame + page), 1, Prot::READ) else {
             return 0;
         };
-        (0..mapping.len())
-            .step_by(8)
-            .map(|word| u64::from(mapping.read_u64(word).count_ones()))
-            .sum::<u64>()
+        (0..mapping.len()).step_by(8).map(|word| u64::from(mapping.read_u64(word).count_ones())).sum::<u64>()
     };
     (0..info.bitmap_frames).map(count).sum()
 }
@@ -136,9 +113,7 @@ pub fn slice(core: u64, position: u64) -> Option<Slice> {
     if position >= SLICES_PER_CORE {
         return None;
     }
-    let at = vector(core)?
-        + (offset_of!(SliceVector, slices) as u64)
-        + position * size_of::<Slice>() as u64;
+    let at = vector(core)? + (offset_of!(SliceVector, slices) as u64) + position * size_of::<Slice>() as u64;
     Some(mem::value_mapped_for_good(at))
 }
 
@@ -146,16 +121,12 @@ pub fn slice(core: u64, position: u64) -> Option<Slice> {
 pub fn idle(core: u64) -> Option<(u64, u64)> {
     let at = vector(core)?;
     let word = |offset: usize| mem::value_mapped_for_good::<u64>(at + offset as u64);
-    Some((
-        word(offset_of!(SliceVector, idle)),
-        word(offset_of!(SliceVector, rounds)),
-    ))
+    Some((word(offset_of!(SliceVector, idle)), word(offset_of!(SliceVector, rounds))))
 }
 
 /// Longest stretch with interrupts masked on a core, in ticks, where the kernel was built to measure it.
 pub fn longest_masked(core: u64) -> Option<u64> {
-    vector(core)
-        .map(|at| mem::value_mapped_for_good(at + offset_of!(SliceVector, longest_masked) as u64))
+    vector(core).map(|at| mem::value_mapped_for_good(at + offset_of!(SliceVector, longest_masked) as u64))
 }
 
 fn vector(core: u64) -> Option<u64> {

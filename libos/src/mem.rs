@@ -10,19 +10,14 @@ pub mod places;
 mod region;
 pub mod tables;
 
-#[expect(
-    unsafe_code,
-    reason = "addresses become memory here: the window, the bitmap, mappings"
-)]
+#[expect(unsafe_code, reason = "addresses become memory here: the window, the bitmap, mappings")]
 mod access;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 mod heap;
 
 pub use crate::control::{lost, set_sacrifice};
-pub(crate) use access::{
-    bitmap_is_read, bytes_mapped_for_good, publish_bitmap, value_mapped_for_good, with_bitmap,
-};
+pub(crate) use access::{bitmap_is_read, bytes_mapped_for_good, publish_bitmap, value_mapped_for_good, with_bitmap};
 pub use frames::{alloc_frames, free_frames};
 #[cfg(target_os = "none")]
 pub(crate) use heap::begin as begin_heap;
@@ -54,9 +49,5 @@ pub struct Statistics {
 /// Counts of this vcore.
 pub fn statistics() -> Statistics {
     let (demand_faults, full_upcalls) = crate::control::counted();
-    Statistics {
-        demand_faults,
-        full_upcalls,
-        lost_races: frames::lost_races(),
-    }
+    Statistics { demand_faults, full_upcalls, lost_races: frames::lost_races() }
 }

@@ -29,13 +29,7 @@ pub struct Message {
 impl Message {
     /// A message without bytes.
     pub const fn new(code: u8) -> Message {
-        Message {
-            code,
-            len: 0,
-            flags: 0,
-            number: 0,
-            bytes: [0; MAX_BYTES],
-        }
+        Message { code, len: 0, flags: 0, number: 0, bytes: [0; MAX_BYTES] }
     }
 
     /// The same with flags.
@@ -66,10 +60,7 @@ impl Message {
     /// The registers that carry it.
     pub fn to_words(&self) -> Words {
         let mut words = [0; 7];
-        words[0] = self.code as u64
-            | (self.len as u64) << 8
-            | (self.flags as u64) << 16
-            | (self.number as u64) << 32;
+        words[0] = self.code as u64 | (self.len as u64) << 8 | (self.flags as u64) << 16 | (self.number as u64) << 32;
         for (word, bytes) in words[1..].iter_mut().zip(self.bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().unwrap_or([0; 8]));
         }
@@ -300,15 +291,7 @@ pub mod supervisor {
                 | (self.environment as u64) << 8
                 | (self.restarts as u64) << 16
                 | (self.failures as u64) << 32;
-            [
-                super::status::OK as u64,
-                a,
-                b,
-                c,
-                state,
-                self.code,
-                self.cpu_us,
-            ]
+            [super::status::OK as u64, a, b, c, state, self.code, self.cpu_us]
         }
 
         /// What the words of a reply say.
@@ -345,15 +328,7 @@ pub mod supervisor {
     impl Memory {
         /// The words of the reply.
         pub const fn to_words(&self) -> Words {
-            [
-                super::status::OK as u64,
-                self.ram,
-                self.free,
-                self.kernel,
-                self.archive,
-                self.promised,
-                self.machine_info,
-            ]
+            [super::status::OK as u64, self.ram, self.free, self.kernel, self.archive, self.promised, self.machine_info]
         }
 
         /// What the words of a reply say.
@@ -391,15 +366,7 @@ pub mod supervisor {
         pub fn to_words(&self) -> Words {
             let [a, b, c] = name_to_words(self.name.as_str());
             let what = self.handle as u64 | (self.kind as u64) << 16 | (self.rights as u64) << 24;
-            [
-                super::status::OK as u64,
-                a,
-                b,
-                c,
-                what,
-                self.first,
-                self.count,
-            ]
+            [super::status::OK as u64, a, b, c, what, self.first, self.count]
         }
 
         /// What the words of a reply say.
@@ -513,15 +480,7 @@ pub mod supervisor {
                 | (self.reason as u64) << 8
                 | (self.region as u64) << 16
                 | (self.at_ms as u64) << 32;
-            [
-                super::status::OK as u64,
-                what,
-                self.cause,
-                self.address,
-                self.pc,
-                self.code,
-                self.total,
-            ]
+            [super::status::OK as u64, what, self.cause, self.address, self.pc, self.code, self.total]
         }
 
         /// What the words of a reply say.
@@ -548,10 +507,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_registers() {
-        let sent = Message::new(console::WRITE)
-            .with_flags(console::flag::FLUSH)
-            .with_number(7)
-            .with_bytes(b"velvet> ");
+        let sent = Message::new(console::WRITE).with_flags(console::flag::FLUSH).with_number(7).with_bytes(b"velvet> ");
         let received = Message::from_words(&sent.to_words());
         assert_eq!(received, sent);
         assert_eq!(received.as_bytes(), b"velvet> ");
@@ -561,19 +517,14 @@ mod tests {
     fn a_length_beyond_the_words_is_cut() {
         let hostile = Message::from_words(&[0xff << 8, 1, 2, 3, 4, 5, 6]);
         assert_eq!(hostile.as_bytes().len(), MAX_BYTES);
-        assert_eq!(
-            Message::new(1).with_bytes(&[7; 100]).as_bytes(),
-            &[7; MAX_BYTES]
-        );
+        assert_eq!(Message::new(1).with_bytes(&[7; 100]).as_bytes(), &[7; MAX_BYTES]);
     }
 
     #[test]
     fn names_are_cut_and_nonsense_is_nobody() {
         assert_eq!(Name::from_words(&name_to_words("pl011")).as_str(), "pl011");
         assert_eq!(
-            Name::from_words(&name_to_words("a name far longer than four and twenty"))
-                .as_str()
-                .len(),
+            Name::from_words(&name_to_words("a name far longer than four and twenty")).as_str().len(),
             NAME_BYTES
         );
         assert_eq!(Name::from_words(&[u64::MAX; 3]).as_str(), "");
@@ -592,23 +543,9 @@ mod tests {
             cpu_us: 77,
         };
         assert_eq!(Program::from_words(&program.to_words()), program);
-        let memory = Memory {
-            ram: 1,
-            free: 2,
-            kernel: 3,
-            archive: 4,
-            promised: 5,
-            machine_info: 6,
-        };
+        let memory = Memory { ram: 1, free: 2, kernel: 3, archive: 4, promised: 5, machine_info: 6 };
         assert_eq!(Memory::from_words(&memory.to_words()), memory);
-        let given = Given {
-            name,
-            handle: 300,
-            kind: 7,
-            rights: 3,
-            first: 0x9000,
-            count: 1,
-        };
+        let given = Given { name, handle: 300, kind: 7, rights: 3, first: 0x9000, count: 1 };
         assert_eq!(Given::from_words(&given.to_words()), given);
         let failure = Failure {
             program: 2,

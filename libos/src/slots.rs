@@ -47,9 +47,7 @@ impl Numbers {
 /// Sets an empty slot of the binding table aside.
 pub fn take() -> Option<Handle> {
     let (first, count) = start::info_if_known()?.slots;
-    SLOTS
-        .take(u64::from(count))
-        .map(|index| Handle(first + index as u16))
+    SLOTS.take(u64::from(count)).map(|index| Handle(first + index as u16))
 }
 
 /// Gives a slot back, after it was emptied ([`empty`] does both).
@@ -70,9 +68,7 @@ pub fn empty(slot: Handle) {
 /// Sets a revocation cell aside.
 pub fn take_cell() -> Option<u64> {
     let (first, count) = start::info_if_known()?.cells;
-    CELLS
-        .take(u64::from(count))
-        .map(|index| u64::from(first) + index)
+    CELLS.take(u64::from(count)).map(|index| u64::from(first) + index)
 }
 
 /// Gives a cell back, after what carried it was taken back.

@@ -112,9 +112,7 @@ pub struct FileInfo<'a> {
 
 /// Writes a [`StartInfo`] for a program to find; answers with its length, or `None` when `page` is too short.
 pub fn encode(info: &StartInfo, page: &mut [u8]) -> Option<usize> {
-    postcard::to_slice(info, page)
-        .ok()
-        .map(|written| written.len())
+    postcard::to_slice(info, page).ok().map(|written| written.len())
 }
 
 /// Reads what [`encode`] wrote.
@@ -139,8 +137,7 @@ pub(crate) fn set_info(info: StartInfo<'static>) {
 /// # Panics
 /// On a host, where nobody was told anything.
 pub fn info() -> &'static StartInfo<'static> {
-    INFO.get()
-        .expect("the program was started by the library's entry")
+    INFO.get().expect("the program was started by the library's entry")
 }
 
 /// [`info`], or `None` before the entry is through (and on a host).
@@ -155,11 +152,7 @@ pub fn args() -> impl ExactSizeIterator<Item = &'static str> {
 
 /// The binding given under this name.
 pub fn handle(name: &str) -> Option<Handle> {
-    info_if_known()?
-        .bindings
-        .iter()
-        .find(|binding| binding.name == name)
-        .map(|binding| Handle(binding.handle))
+    info_if_known()?.bindings.iter().find(|binding| binding.name == name).map(|binding| Handle(binding.handle))
 }
 
 /// The gate of a service this program may call.
@@ -169,10 +162,7 @@ pub fn service(name: &str) -> Option<Gate> {
 
 /// The bytes of a file this program was handed.
 pub fn file(name: &str) -> Option<&'static [u8]> {
-    let file = info_if_known()?
-        .files
-        .iter()
-        .find(|file| file.name == name)?;
+    let file = info_if_known()?.files.iter().find(|file| file.name == name)?;
     Some(crate::mem::bytes_mapped_for_good(file.va, file.bytes))
 }
 
@@ -197,11 +187,7 @@ mod tests {
             cells: (20, 4),
             environments: (0, 0),
             pools: (0, 0),
-            bindings: vec![Named {
-                name: "console",
-                handle: 7,
-                kind: 3,
-            }],
+            bindings: vec![Named { name: "console", handle: 7, kind: 3 }],
             devices: vec![DeviceInfo {
                 compatible: "arm,pl011",
                 name: "/pl011@9000000",
@@ -209,17 +195,9 @@ mod tests {
                 first_frame: 0x9000,
                 frames: 1,
                 offset: 0,
-                lines: vec![LineInfo {
-                    handle: 9,
-                    number: 33,
-                    edge: false,
-                }],
+                lines: vec![LineInfo { handle: 9, number: 33, edge: false }],
             }],
-            files: vec![FileInfo {
-                name: "motd",
-                va: 0x10_0000_0000,
-                bytes: 12,
-            }],
+            files: vec![FileInfo { name: "motd", va: 0x10_0000_0000, bytes: 12 }],
         }
     }
 
@@ -230,10 +208,7 @@ mod tests {
         assert!(length < 200, "{length}");
         // Zeros follow in the page; the reader does not mind.
         assert_eq!(decode(&page), Some(example()));
-        assert_eq!(
-            peek(&page),
-            Some((exo_abi::ABI_VERSION, example().layout, 0x40123))
-        );
+        assert_eq!(peek(&page), Some((exo_abi::ABI_VERSION, example().layout, 0x40123)));
     }
 
     #[test]

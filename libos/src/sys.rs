@@ -14,9 +14,7 @@ mod message;
 mod objects;
 mod raw;
 
-pub use message::{
-    CallMessage, Received, ReplyMessage, call, call_words, reply_wait, reply_wait_words,
-};
+pub use message::{CallMessage, Received, ReplyMessage, call, call_words, reply_wait, reply_wait_words};
 pub use objects::*;
 pub use raw::{raw, raw_resume};
 
@@ -44,11 +42,7 @@ impl From<Stopped> for Refusal {
 }
 
 impl Stopped {
-    const TOO_LONG: Stopped = Stopped {
-        done: 0,
-        pages: 0,
-        refusal: Refusal::BadArgument,
-    };
+    const TOO_LONG: Stopped = Stopped { done: 0, pages: 0, refusal: Refusal::BadArgument };
 }
 
 /// What a long call answers: it is done, or goes on from a cursor.
@@ -82,11 +76,7 @@ pub enum FrameKind {
 fn done_or_stopped([x0, x1, x2]: [u64; 3]) -> Result<u64, Stopped> {
     match check(x0) {
         Ok(()) => Ok(x1),
-        Err(refusal) => Err(Stopped {
-            done: x1,
-            pages: x2,
-            refusal,
-        }),
+        Err(refusal) => Err(Stopped { done: x1, pages: x2, refusal }),
     }
 }
 
@@ -94,11 +84,7 @@ fn frames_call(frames: &[Pfn], call: impl FnOnce(u64) -> [u64; 3]) -> Result<u64
     if frames.is_empty() || frames.len() > BATCH_ENTRIES as usize {
         return Err(Stopped::TOO_LONG);
     }
-    with_batch(
-        frames.len(),
-        |index| [frames[index].0, 0],
-        || done_or_stopped(call(frames.len() as u64)),
-    )
+    with_batch(frames.len(), |index| [frames[index].0, 0], || done_or_stopped(call(frames.len() as u64)))
 }
 
 /// The generic timer's count.
@@ -166,11 +152,7 @@ pub unsafe fn map(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stop
         || {
             // SAFETY: the caller's promise.
             done_or_stopped(unsafe {
-                svc::plain_3::<{ Call::Map as u64 }>(
-                    u64::from(environment.0),
-                    entries.len() as u64,
-                    0,
-                )
+                svc::plain_3::<{ Call::Map as u64 }>(u64::from(environment.0), entries.len() as u64, 0)
             })
         },
     )
@@ -204,11 +186,7 @@ pub fn wait(mask: u64, alarm: u64) -> Result<u64, Refusal> {
 #[inline(always)]
 pub fn yield_to(environment_or_gate: Handle, vcore: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
-    check(
-        unsafe {
-            svc::switching_2::<{ Call::YieldTo as u64 }>(u64::from(environment_or_gate.0), vcore)
-        }[0],
-    )
+    check(unsafe { svc::switching_2::<{ Call::YieldTo as u64 }>(u64::from(environment_or_gate.0), vcore) }[0])
 }
 
 /// [`Call::Halt`]: stops this vcore. Who starts it again at the same place finds it stopping again.
@@ -254,15 +232,7 @@ pub fn take_back(cell: u64) -> Result<(), Refusal> {
 /// [`Call::Restrict`]: reduces the rights of a binding; no rights empty the slot.
 pub fn restrict(binding: Handle, rights: Rights) -> Result<(), Refusal> {
     // SAFETY: bindings change, mapped memory does not.
-    check(
-        unsafe {
-            svc::plain_3::<{ Call::Restrict as u64 }>(
-                u64::from(binding.0),
-                u64::from(rights.bits()),
-                0,
-            )
-        }[0],
-    )
+    check(unsafe { svc::plain_3::<{ Call::Restrict as u64 }>(u64::from(binding.0), u64::from(rights.bits()), 0) }[0])
 }
 
 /// [`Call::DebugWrite`]: writes 1 to 48 bytes to the debug UART.
@@ -277,16 +247,7 @@ pub fn debug_write(device: Handle, bytes: &[u8]) -> Result<(), Refusal> {
     let [x2, x3, x4, x5, x6, x7] = words;
     // SAFETY: nothing of the caller's memory changes.
     let [x0, ..] = unsafe {
-        svc::plain_8::<{ Call::DebugWrite as u64 }>([
-            u64::from(device.0),
-            bytes.len() as u64,
-            x2,
-            x3,
-            x4,
-            x5,
-            x6,
-            x7,
-        ])
+        svc::plain_8::<{ Call::DebugWrite as u64 }>([u64::from(device.0), bytes.len() as u64, x2, x3, x4, x5, x6, x7])
     };
     check(x0)
 }
@@ -297,11 +258,8 @@ mod tests {
     use exo_abi::calls::CALLS;
     use std::format;
 
-    const SOURCES: &str = concat!(
-        include_str!("sys.rs"),
-        include_str!("sys/message.rs"),
-        include_str!("sys/objects.rs"),
-    );
+    const SOURCES: &str =
+        concat!(include_str!("sys.rs"), include_str!("sys/message.rs"), include_str!("sys/objects.rs"),);
 
     #[test]
     fn every_call_of_the_table_has_a_function_and_its_own_convention() {
@@ -311,18 +269,10 @@ mod tests {
                 continue;
             }
             let number = format!("Call::{:?} as u64", info.call);
-            let stubs: std::vec::Vec<&str> = SOURCES
-                .split("svc::")
-                .filter(|text| text.contains(&number))
-                .collect();
+            let stubs: std::vec::Vec<&str> = SOURCES.split("svc::").filter(|text| text.contains(&number)).collect();
             assert!(!stubs.is_empty(), "{} has no function", info.name);
             for stub in stubs {
-                assert_eq!(
-                    stub.starts_with("switching_"),
-                    info.call.switches(),
-                    "{}",
-                    info.name
-                );
+                assert_eq!(stub.starts_with("switching_"), info.call.switches(), "{}", info.name);
             }
         }
     }
@@ -332,31 +282,15 @@ mod tests {
         let frames = [Pfn(1); 65];
         assert_eq!(frame_free(Handle::POOL, &frames), Err(Stopped::TOO_LONG));
         assert_eq!(frame_free(Handle::POOL, &[]), Err(Stopped::TOO_LONG));
-        assert_eq!(
-            map_other(Handle(9), &[MapEntry::unmap(0, 1); 65]),
-            Err(Stopped::TOO_LONG)
-        );
+        assert_eq!(map_other(Handle(9), &[MapEntry::unmap(0, 1); 65]), Err(Stopped::TOO_LONG));
         assert_eq!(debug_write(Handle(9), &[0; 49]), Err(Refusal::BadArgument));
         assert_eq!(debug_write(Handle(9), &[]), Err(Refusal::BadArgument));
     }
 
     #[test]
     fn the_safe_twins_refuse_oneself() {
-        assert_eq!(
-            map_other(Handle::SELF, &[MapEntry::unmap(0, 1)]),
-            Err(Stopped::TOO_LONG)
-        );
-        let start = VcoreStart {
-            control_frame: Pfn(1),
-            control_va: 0,
-            pc: 0,
-            sp: 0,
-            x0: 0,
-            core: 0,
-        };
-        assert_eq!(
-            vcore_create_other(Handle::SELF, 1, &start),
-            Err(Refusal::BadArgument)
-        );
+        assert_eq!(map_other(Handle::SELF, &[MapEntry::unmap(0, 1)]), Err(Stopped::TOO_LONG));
+        let start = VcoreStart { control_frame: Pfn(1), control_va: 0, pc: 0, sp: 0, x0: 0, core: 0 };
+        assert_eq!(vcore_create_other(Handle::SELF, 1, &start), Err(Refusal::BadArgument));
     }
 }

@@ -95,12 +95,9 @@ pub fn used_by(environment: u64) -> u64 {
     let cores = crate::machine::info().cores;
     (0..cores)
         .flat_map(|core| {
-            (0..exo_abi::SLICES_PER_CORE)
-                .filter_map(move |position| crate::machine::slice(core, position))
+            (0..exo_abi::SLICES_PER_CORE).filter_map(move |position| crate::machine::slice(core, position))
         })
-        .filter(|slice| {
-            slice.owner & SLICE_CLAIMED != 0 && (slice.owner >> 8) & 0xff == environment
-        })
+        .filter(|slice| slice.owner & SLICE_CLAIMED != 0 && (slice.owner >> 8) & 0xff == environment)
         .map(|slice| slice.used)
         .sum()
 }
@@ -122,23 +119,14 @@ mod tests {
     #[test]
     fn ticks_become_spans_also_where_they_would_overflow() {
         assert_eq!(duration_at(1, HZ), Duration::from_nanos(16));
-        assert_eq!(
-            duration_at(u64::MAX, 1_000_000_000).as_secs(),
-            u64::MAX / 1_000_000_000
-        );
-        assert_eq!(
-            duration_at(HZ * 86_400 * 365, HZ),
-            Duration::from_secs(86_400 * 365)
-        );
+        assert_eq!(duration_at(u64::MAX, 1_000_000_000).as_secs(), u64::MAX / 1_000_000_000);
+        assert_eq!(duration_at(HZ * 86_400 * 365, HZ), Duration::from_secs(86_400 * 365));
         assert_eq!(duration_at(5, 0), Duration::from_secs(5));
     }
 
     #[test]
     fn moments_do_not_wrap() {
         assert_eq!(Instant(5) - Instant(9), Duration::ZERO);
-        assert_eq!(
-            Instant(u64::MAX) + Duration::from_secs(1),
-            Instant(u64::MAX)
-        );
+        assert_eq!(Instant(u64::MAX) + Duration::from_secs(1), Instant(u64::MAX));
     }
 }

@@ -16,10 +16,7 @@
 #[expect(unsafe_code, reason = "saving and restoring registers")]
 mod entry;
 mod fp;
-#[expect(
-    unsafe_code,
-    reason = "function pointers kept in words, the control page's frame"
-)]
+#[expect(unsafe_code, reason = "function pointers kept in words, the control page's frame")]
 mod handlers;
 
 #[cfg(target_os = "none")]

@@ -1,6 +1,6 @@
 //! More vcores of one's own: each with a control page, a stack for upcalls and a stack of its own.
 
-use crate::mem::{self, Mapping, Region};
+use crate::mem::{self, Region};
 use crate::sys::{self, SliceTerms, VcoreStart};
 use alloc::boxed::Box;
 use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
@@ -32,15 +32,11 @@ impl Vcore {
     pub fn spawn(&self, main: fn()) -> Result<(), Refusal> {
         let mut frames = [Pfn(0); 1 + UPCALL_PAGES];
         mem::alloc_frames(Handle::POOL, &mut frames)?;
-        let control = Mapping::writable(Handle::POOL, frames[0], 1)?.forever();
+        let control = mem::places::take(1).ok_or(Refusal::BadArgument)?;
         let upcall_stack_end = stack_of(&frames[1..])?;
         let stack = Region::demand_zero(self.stack_pages).ok_or(Refusal::BadArgument)?;
-        let beginning = Box::leak(Box::new(Beginning {
-            index: self.index,
-            upcall_stack_end,
-            stack_end: stack.end,
-            main,
-        }));
+        let beginning =
+            Box::leak(Box::new(Beginning { index: self.index, upcall_stack_end, stack_end: stack.end, main }));
         let start = VcoreStart {
             control_frame: frames[0],
             control_va: control,
@@ -49,18 +45,14 @@ impl Vcore {
             x0: core::ptr::from_mut(beginning).expose_provenance() as u64,
             core: self.core,
         };
+        // Only a frame that nobody has mapped becomes a control page; then it is mapped.
         begin::create(self.index, &start)?;
+        mem::map_for_good(control, frames[0])?;
         sys::vcore_start(Handle::SELF, self.index)
     }
 
     /// Makes it and claims a position of its core for it.
-    pub fn spawn_on(
-        &self,
-        cores: Handle,
-        position: u64,
-        terms: SliceTerms,
-        main: fn(),
-    ) -> Result<(), Refusal> {
+    pub fn spawn_on(&self, cores: Handle, position: u64, terms: SliceTerms, main: fn()) -> Result<(), Refusal> {
         self.spawn(main)?;
         sys::slice_claim(cores, self.core, position, Handle::SELF, self.index, terms)
     }
@@ -102,11 +94,7 @@ mod begin {
     #[cfg(target_os = "none")]
     extern "C" fn begin(beginning: &'static Beginning) -> ! {
         crate::entry::adopt_vcore(beginning.index, beginning.upcall_stack_end);
-        crate::entry::call_on_stack(
-            beginning.stack_end,
-            run,
-            [beginning.main as usize as u64, 0, 0, 0],
-        )
+        crate::entry::call_on_stack(beginning.stack_end, run, [beginning.main as usize as u64, 0, 0, 0])
     }
 
     /// Then, on its main stack.

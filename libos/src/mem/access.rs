@@ -42,9 +42,7 @@ const WINDOW_LEVEL_3: u64 = 0;
 /// Which tables the page at `va` lacks. Asked from the top down: below a missing table the window itself faults.
 #[inline(always)]
 pub fn tables(va: u64) -> Tables {
-    if va >= exo_abi::page::MAPPABLE_END
-        || !descriptor(WINDOW_LEVEL_1, va >> 30).contains(Descriptor::VALID)
-    {
+    if va >= exo_abi::page::MAPPABLE_END || !descriptor(WINDOW_LEVEL_1, va >> 30).contains(Descriptor::VALID) {
         return Tables::LackBoth;
     }
     if !descriptor(WINDOW_LEVEL_2, va >> 21).contains(Descriptor::VALID) {
@@ -94,11 +92,7 @@ pub fn with_bitmap<R>(look: impl FnOnce(&FreeBitmap) -> R) -> R {
         // SAFETY: so many words are mapped there, and stay so while READERS counts this one; the kernel changes them atomically.
         unsafe { core::slice::from_raw_parts(va as *const AtomicU64, words) }
     };
-    let result = look(&FreeBitmap::new(
-        bits,
-        FIRST_FRAME.load(Relaxed),
-        FRAMES.load(Relaxed),
-    ));
+    let result = look(&FreeBitmap::new(bits, FIRST_FRAME.load(Relaxed), FRAMES.load(Relaxed)));
     READERS.fetch_sub(1, SeqCst);
     result
 }

@@ -29,11 +29,7 @@ pub struct FreeBitmap<'a> {
 impl<'a> FreeBitmap<'a> {
     /// Bit `i % 64` of word `i / 64` stands for frame `first_frame + i`, for `frames` frames.
     pub fn new(words: &'a [AtomicU64], first_frame: u64, frames: u64) -> FreeBitmap<'a> {
-        FreeBitmap {
-            words,
-            first_frame,
-            frames: frames.min(words.len() as u64 * 64),
-        }
+        FreeBitmap { words, first_frame, frames: frames.min(words.len() as u64 * 64) }
     }
 
     /// Whether `frame` was free a moment ago.
@@ -53,9 +49,7 @@ impl<'a> FreeBitmap<'a> {
 
     /// Frames that were free a moment ago.
     pub fn count(&self) -> u64 {
-        (0..self.words.len())
-            .map(|word| u64::from(self.word(word).count_ones()))
-            .sum()
+        (0..self.words.len()).map(|word| u64::from(self.word(word).count_ones())).sum()
     }
 
     /// Fills `out` with frames that were free a moment ago, from index `cursor` on and once around; answers with how many
@@ -144,9 +138,7 @@ pub fn alloc_some(pool: Handle, out: &mut [Pfn]) -> (usize, Option<Refusal>) {
                 // The candidates behind the refused one are looked at again.
                 let refused = out[taken.min(out.len() - 1)];
                 let taken_by_others = u64::from(refusal == Refusal::NotFree);
-                access::with_bitmap(|bitmap| {
-                    CURSOR.store(bitmap.index_of(refused) + taken_by_others, Relaxed)
-                });
+                access::with_bitmap(|bitmap| CURSOR.store(bitmap.index_of(refused) + taken_by_others, Relaxed));
                 match refusal {
                     Refusal::NotFree if races < MAX_RACES => {
                         races += 1;

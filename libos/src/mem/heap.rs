@@ -32,9 +32,7 @@ impl LockedHeap {
 // SAFETY: blocks come from a heap under a lock, which hands out each byte once.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.with(|heap| heap.allocate_first_fit(layout).ok())
-            .flatten()
-            .map_or(null_mut(), NonNull::as_ptr)
+        self.with(|heap| heap.allocate_first_fit(layout).ok()).flatten().map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

@@ -22,20 +22,12 @@ impl Mapping {
         }
         let va = places::take(pages).ok_or(Refusal::BadArgument)?;
         // Marked from the start: nobody asks yet, and where hardware does not set the marks each would be a fault.
-        let marks = if prot.contains(Prot::WRITE) {
-            Prot::ACCESSED | Prot::DIRTY
-        } else {
-            Prot::ACCESSED
-        };
+        let marks = if prot.contains(Prot::WRITE) { Prot::ACCESSED | Prot::DIRTY } else { Prot::ACCESSED };
         if let Err(refusal) = tables::map_at(va, binding, first, pages, prot | marks) {
             places::give_back(va, pages);
             return Err(refusal);
         }
-        Ok(Mapping {
-            va,
-            pages,
-            writable: prot.contains(Prot::WRITE),
-        })
+        Ok(Mapping { va, pages, writable: prot.contains(Prot::WRITE) })
     }
 
     /// For reading and writing.
@@ -169,11 +161,7 @@ mod tests {
     fn over(memory: &mut [u64]) -> core::mem::ManuallyDrop<Mapping> {
         assert!((memory.len() * 8).is_multiple_of(PAGE_BYTES as usize));
         let va = memory.as_mut_ptr().expose_provenance() as u64;
-        core::mem::ManuallyDrop::new(Mapping {
-            va,
-            pages: memory.len() as u64 * 8 / PAGE_BYTES,
-            writable: true,
-        })
+        core::mem::ManuallyDrop::new(Mapping { va, pages: memory.len() as u64 * 8 / PAGE_BYTES, writable: true })
     }
 
     #[test]

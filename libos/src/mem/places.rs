@@ -33,11 +33,7 @@ impl Places {
             small_base: AtomicU64::new(0),
             // Nothing can be taken before the layout is known.
             small_used: AtomicU64::new(!0),
-            far: Mutex::new(Far {
-                next: 0,
-                end: 0,
-                given_back: [(0, 0); REMEMBERED],
-            }),
+            far: Mutex::new(Far { next: 0, end: 0, given_back: [(0, 0); REMEMBERED] }),
         }
     }
 
@@ -161,11 +157,7 @@ mod tests {
             taken.push(va);
         }
         taken.sort();
-        assert!(
-            taken
-                .windows(2)
-                .all(|pair| pair[0] + 5 * PAGE_BYTES <= pair[1])
-        );
+        assert!(taken.windows(2).all(|pair| pair[0] + 5 * PAGE_BYTES <= pair[1]));
         assert_eq!(taken.len(), 64 / 5 + 100 / 5);
     }
 

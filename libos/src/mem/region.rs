@@ -20,10 +20,7 @@ const MODEST_FAULTS: u64 = 16;
 const MODEST_STOCK: usize = 2;
 
 /// Zeroed pages, marked from the start: where hardware does not set the marks each would be a fault more.
-const ZEROED: Prot = Prot::READ
-    .union(Prot::WRITE)
-    .union(Prot::ACCESSED)
-    .union(Prot::DIRTY);
+const ZEROED: Prot = Prot::READ.union(Prot::WRITE).union(Prot::ACCESSED).union(Prot::DIRTY);
 
 struct Row {
     start: AtomicU64,
@@ -31,12 +28,7 @@ struct Row {
     end: AtomicU64,
 }
 
-static ROWS: [Row; MAX_REGIONS] = [const {
-    Row {
-        start: AtomicU64::new(0),
-        end: AtomicU64::new(0),
-    }
-}; MAX_REGIONS];
+static ROWS: [Row; MAX_REGIONS] = [const { Row { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; MAX_REGIONS];
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// A stretch of zeros that takes a frame of the own pool for each page that is touched.
@@ -62,21 +54,15 @@ impl Region {
 
     /// Pages that are mapped now.
     pub fn resident(&self) -> u64 {
-        (self.start..self.end)
-            .step_by(PAGE_BYTES as usize)
-            .filter(|va| super::access::leaf(*va).is_some())
-            .count() as u64
+        (self.start..self.end).step_by(PAGE_BYTES as usize).filter(|va| super::access::leaf(*va).is_some()).count()
+            as u64
     }
 }
 
 /// Declares the pages from `start` to `end` (page-aligned, nobody else's) a demand-zero region; `None` when the table is full.
 pub fn add_region(start: u64, end: u64) -> Option<Region> {
     assert!(start < end && start.is_multiple_of(PAGE_BYTES) && end.is_multiple_of(PAGE_BYTES));
-    let index = COUNT
-        .fetch_update(Relaxed, Relaxed, |count| {
-            (count < MAX_REGIONS as u64).then_some(count + 1)
-        })
-        .ok()?;
+    let index = COUNT.fetch_update(Relaxed, Relaxed, |count| (count < MAX_REGIONS as u64).then_some(count + 1)).ok()?;
     let row = &ROWS[index as usize];
     row.start.store(start, Relaxed);
     row.end.store(end, Release);
@@ -87,10 +73,7 @@ pub fn add_region(start: u64, end: u64) -> Option<Region> {
 pub fn regions() -> impl Iterator<Item = Region> {
     ROWS.iter().filter_map(|row| {
         let end = row.end.load(Acquire);
-        (end != 0).then(|| Region {
-            start: row.start.load(Relaxed),
-            end,
-        })
+        (end != 0).then(|| Region { start: row.start.load(Relaxed), end })
     })
 }
 
@@ -161,10 +144,7 @@ const fn table_count(lacking: Tables) -> usize {
 /// The entries that mend a fault: tables from the top down, then the page.
 fn answer(address: u64, lacking: Tables, mut frame: impl FnMut() -> Pfn) -> Answer {
     let tables = table_count(lacking);
-    let mut entries = [MapEntry {
-        first: 0,
-        second: 0,
-    }; MAX_ANSWER];
+    let mut entries = [MapEntry { first: 0, second: 0 }; MAX_ANSWER];
     for (index, entry) in entries.iter_mut().take(tables).enumerate() {
         let level = (4 - tables + index) as u64;
         *entry = MapEntry::install_table(address, level, frame(), Handle::POOL);
@@ -195,11 +175,7 @@ fn fetch(needed: usize) -> Result<(), Refusal> {
         return Ok(());
     }
     let modest = control::counted().0 < MODEST_FAULTS;
-    let wanted = if modest {
-        needed.max(MODEST_STOCK)
-    } else {
-        STOCK
-    } - stocked;
+    let wanted = if modest { needed.max(MODEST_STOCK) } else { STOCK } - stocked;
     let mut fresh = [Pfn(0); STOCK];
     let (taken, refusal) = frames::alloc_some(Handle::POOL, &mut fresh[..wanted]);
     for frame in &fresh[..taken] {
@@ -238,35 +214,14 @@ mod tests {
             Pfn(next)
         };
         let address = 0x1234_5678;
-        let Answer::Map(entries, 3) = answer(address, Tables::LackBoth, &mut frame) else {
-            panic!()
-        };
-        assert_eq!(
-            entries[0],
-            MapEntry::install_table(address, 2, Pfn(101), Handle::POOL)
-        );
-        assert_eq!(
-            entries[1],
-            MapEntry::install_table(address, 3, Pfn(102), Handle::POOL)
-        );
-        assert_eq!(
-            entries[2],
-            MapEntry::map(0x1234_5000, Pfn(103), 1, ZEROED, Handle::POOL)
-        );
-        let Answer::Map(entries, 2) = answer(address, Tables::LackLast, &mut frame) else {
-            panic!()
-        };
-        assert_eq!(
-            entries[0],
-            MapEntry::install_table(address, 3, Pfn(104), Handle::POOL)
-        );
-        let Answer::Map(entries, 1) = answer(address, Tables::Complete, &mut frame) else {
-            panic!()
-        };
-        assert_eq!(
-            entries[0],
-            MapEntry::map(0x1234_5000, Pfn(106), 1, ZEROED, Handle::POOL)
-        );
+        let Answer::Map(entries, 3) = answer(address, Tables::LackBoth, &mut frame) else { panic!() };
+        assert_eq!(entries[0], MapEntry::install_table(address, 2, Pfn(101), Handle::POOL));
+        assert_eq!(entries[1], MapEntry::install_table(address, 3, Pfn(102), Handle::POOL));
+        assert_eq!(entries[2], MapEntry::map(0x1234_5000, Pfn(103), 1, ZEROED, Handle::POOL));
+        let Answer::Map(entries, 2) = answer(address, Tables::LackLast, &mut frame) else { panic!() };
+        assert_eq!(entries[0], MapEntry::install_table(address, 3, Pfn(104), Handle::POOL));
+        let Answer::Map(entries, 1) = answer(address, Tables::Complete, &mut frame) else { panic!() };
+        assert_eq!(entries[0], MapEntry::map(0x1234_5000, Pfn(106), 1, ZEROED, Handle::POOL));
     }
 
     #[test]
@@ -275,19 +230,10 @@ mod tests {
         assert!(regions().any(|each| each == region));
         assert!(in_region(0x7000_1000) && in_region(0x7000_2fff));
         assert!(!in_region(0x7000_0fff) && !in_region(0x7000_3000));
-        assert_eq!(
-            answer_fault(TRANSLATION_LEVEL_3, 0x7000_0fff),
-            Answer::NotMine
-        );
-        assert_eq!(
-            answer_fault(PERMISSION_LEVEL_3, 0x7000_1000),
-            Answer::NotMine
-        );
+        assert_eq!(answer_fault(TRANSLATION_LEVEL_3, 0x7000_0fff), Answer::NotMine);
+        assert_eq!(answer_fault(PERMISSION_LEVEL_3, 0x7000_1000), Answer::NotMine);
         // Inside, but this host has no frames.
-        assert!(matches!(
-            answer_fault(TRANSLATION_LEVEL_3, 0x7000_1000),
-            Answer::NoMemory(_)
-        ));
+        assert!(matches!(answer_fault(TRANSLATION_LEVEL_3, 0x7000_1000), Answer::NoMemory(_)));
         assert_eq!(light_answer(TRANSLATION_LEVEL_3, 0x7000_1000), None);
     }
 

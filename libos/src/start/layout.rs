@@ -99,11 +99,7 @@ impl Layout {
     pub const fn control_for(image_end: u64) -> u64 {
         let control = image_end.next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
         let last = Layout::above(control, 0, 0).maps_end - 1;
-        if control / TABLE_BYTES == last / TABLE_BYTES {
-            control
-        } else {
-            last / TABLE_BYTES * TABLE_BYTES
-        }
+        if control / TABLE_BYTES == last / TABLE_BYTES { control } else { last / TABLE_BYTES * TABLE_BYTES }
     }
 
     /// What lies at `address`, for people who read about a fault.
@@ -147,10 +143,7 @@ mod tests {
         for page in 0..1024 {
             let image_end = 0x20_0000 + page * PAGE_BYTES + 17;
             let layout = Layout::above(Layout::control_for(image_end), 5000, 5000);
-            assert_eq!(
-                layout.control / TABLE_BYTES,
-                (layout.maps_end - 1) / TABLE_BYTES
-            );
+            assert_eq!(layout.control / TABLE_BYTES, (layout.maps_end - 1) / TABLE_BYTES);
             assert!(layout.control >= image_end + PAGE_BYTES);
         }
     }
@@ -181,18 +174,11 @@ mod tests {
     #[test]
     fn an_overflown_stack_is_named() {
         assert!(LAYOUT.name_of(LAYOUT.stack - 8).contains("overflowed"));
-        assert!(
-            LAYOUT
-                .name_of(LAYOUT.upcall_stack - 8)
-                .contains("upcall stack: it overflowed")
-        );
+        assert!(LAYOUT.name_of(LAYOUT.upcall_stack - 8).contains("upcall stack: it overflowed"));
         assert_eq!(LAYOUT.name_of(LAYOUT.stack), "the main stack");
         assert_eq!(LAYOUT.name_of(8), "nothing: a null pointer");
         assert_eq!(LAYOUT.name_of(LAYOUT.heap), "the heap");
-        assert_eq!(
-            LAYOUT.name_of(exo_abi::page::WINDOW_LEVEL_1),
-            "the window of page tables"
-        );
+        assert_eq!(LAYOUT.name_of(exo_abi::page::WINDOW_LEVEL_1), "the window of page tables");
         assert_eq!(LAYOUT.name_of(u64::MAX), "beyond user space");
     }
 }

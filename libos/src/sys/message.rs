@@ -59,10 +59,7 @@ pub fn call(gate: Handle, message: &CallMessage) -> Result<Received, Refusal> {
             message.accept.map_or(0, |handle| u64::from(handle.0)),
         )
     };
-    check(x0).map(|()| Received {
-        words: [x1, x2, x3, x4, x5, x6, x7],
-        binding: x8 == 1,
-    })
+    check(x0).map(|()| Received { words: [x1, x2, x3, x4, x5, x6, x7], binding: x8 == 1 })
 }
 
 /// What answers a caller, and what is waited for then.
@@ -112,7 +109,5 @@ pub fn reply_wait(message: &ReplyMessage) -> [u64; 9] {
 }
 
 fn sent(send: Option<(Handle, Rights)>) -> u64 {
-    send.map_or(0, |(handle, rights)| {
-        u64::from(handle.0) | u64::from(rights.bits()) << 16
-    })
+    send.map_or(0, |(handle, rights)| u64::from(handle.0) | u64::from(rights.bits()) << 16)
 }

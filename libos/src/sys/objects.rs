@@ -57,13 +57,7 @@ pub struct EnvFrames {
 }
 
 /// [`Call::EnvCreate`]: makes environment `number` with own pool `pool`; its root binding goes to `slot`.
-pub fn env_create(
-    pool: Handle,
-    number: u64,
-    cell: u64,
-    frames: EnvFrames,
-    slot: Handle,
-) -> Result<(), Refusal> {
+pub fn env_create(pool: Handle, number: u64, cell: u64, frames: EnvFrames, slot: Handle) -> Result<(), Refusal> {
     // SAFETY: the frames are unmapped data of the new environment's pool: the kernel checks it.
     let [x0, ..] = unsafe {
         svc::plain_8::<{ Call::EnvCreate as u64 }>([
@@ -83,17 +77,13 @@ pub fn env_create(
 /// [`Call::EnvDestroy`], one step from `cursor` (first 0).
 pub fn env_destroy(environment: Handle, cursor: u64) -> Result<Progress, Refusal> {
     // SAFETY: the kernel refuses the caller's own environment.
-    progress(unsafe {
-        svc::plain_3::<{ Call::EnvDestroy as u64 }>(u64::from(environment.0), cursor, 0)
-    })
+    progress(unsafe { svc::plain_3::<{ Call::EnvDestroy as u64 }>(u64::from(environment.0), cursor, 0) })
 }
 
 /// [`Call::BindingsAdd`]: adds a frame to a binding table; answers with the frames it has now.
 pub fn bindings_add(environment: Handle, frame: Pfn) -> Result<u64, Refusal> {
     // SAFETY: the frame is unmapped data: the kernel checks it.
-    let [x0, x1, _] = unsafe {
-        svc::plain_3::<{ Call::BindingsAdd as u64 }>(u64::from(environment.0), frame.0, 0)
-    };
+    let [x0, x1, _] = unsafe { svc::plain_3::<{ Call::BindingsAdd as u64 }>(u64::from(environment.0), frame.0, 0) };
     check(x0).map(|()| x1)
 }
 
@@ -110,22 +100,10 @@ pub enum NameKind {
 }
 
 /// [`Call::NamesGive`]: gives `count` (1 to 64) unused numbers from `first` on to `environment`.
-pub fn names_give(
-    environment: Handle,
-    kind: NameKind,
-    first: u64,
-    count: u64,
-) -> Result<(), Refusal> {
+pub fn names_give(environment: Handle, kind: NameKind, first: u64, count: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
-    let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::NamesGive as u64 }>(
-            u64::from(environment.0),
-            kind as u64,
-            first,
-            count,
-            0,
-        )
-    };
+    let [x0, ..] =
+        unsafe { svc::plain_5::<{ Call::NamesGive as u64 }>(u64::from(environment.0), kind as u64, first, count, 0) };
     check(x0)
 }
 
@@ -150,11 +128,7 @@ pub struct VcoreStart {
 ///
 /// # Safety
 /// When that is the caller's own environment: code at `pc` may run on that stack with that x0, beside everything else.
-pub unsafe fn vcore_create(
-    environment: Handle,
-    index: u64,
-    start: &VcoreStart,
-) -> Result<(), Refusal> {
+pub unsafe fn vcore_create(environment: Handle, index: u64, start: &VcoreStart) -> Result<(), Refusal> {
     // SAFETY: the caller's promise.
     let [x0, ..] = unsafe {
         svc::plain_8::<{ Call::VcoreCreate as u64 }>([
@@ -172,11 +146,7 @@ pub unsafe fn vcore_create(
 }
 
 /// [`vcore_create`] for another environment; refuses [`Handle::SELF`] as a bad argument.
-pub fn vcore_create_other(
-    environment: Handle,
-    index: u64,
-    start: &VcoreStart,
-) -> Result<(), Refusal> {
+pub fn vcore_create_other(environment: Handle, index: u64, start: &VcoreStart) -> Result<(), Refusal> {
     if environment == Handle::SELF {
         return Err(Refusal::BadArgument);
     }
@@ -187,9 +157,7 @@ pub fn vcore_create_other(
 /// [`Call::VcoreStart`]: makes a new vcore runnable where it was told to begin.
 pub fn vcore_start(environment: Handle, vcore: u64) -> Result<(), Refusal> {
     // SAFETY: where it begins was promised at its creation; the kernel refuses to go on with one that stopped.
-    let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::VcoreStart as u64 }>(u64::from(environment.0), vcore, 0, 0, 0)
-    };
+    let [x0, ..] = unsafe { svc::plain_5::<{ Call::VcoreStart as u64 }>(u64::from(environment.0), vcore, 0, 0, 0) };
     check(x0)
 }
 
@@ -197,27 +165,17 @@ pub fn vcore_start(environment: Handle, vcore: u64) -> Result<(), Refusal> {
 ///
 /// # Safety
 /// As [`vcore_create`].
-pub unsafe fn vcore_restart(
-    environment: Handle,
-    vcore: u64,
-    pc: u64,
-    sp: u64,
-    first: u64,
-) -> Result<(), Refusal> {
+pub unsafe fn vcore_restart(environment: Handle, vcore: u64, pc: u64, sp: u64, first: u64) -> Result<(), Refusal> {
     // SAFETY: the caller's promise.
-    let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::VcoreStart as u64 }>(u64::from(environment.0), vcore, pc, sp, first)
-    };
+    let [x0, ..] =
+        unsafe { svc::plain_5::<{ Call::VcoreStart as u64 }>(u64::from(environment.0), vcore, pc, sp, first) };
     check(x0)
 }
 
 /// [`Call::VcoreStop`]: stops a vcore; `Again` means that it is on another core, and on its way.
 pub fn vcore_stop(environment: Handle, vcore: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
-    check(
-        unsafe { svc::plain_3::<{ Call::VcoreStop as u64 }>(u64::from(environment.0), vcore, 0) }
-            [0],
-    )
+    check(unsafe { svc::plain_3::<{ Call::VcoreStop as u64 }>(u64::from(environment.0), vcore, 0) }[0])
 }
 
 /// Why a vcore does not run.
@@ -249,9 +207,8 @@ pub fn vcore_report(environment: Handle, vcore: u64) -> Result<Report, Refusal> 
         |_| [0, 0],
         || {
             // SAFETY: the kernel writes the batch buffer, which is set aside for this.
-            let [x0, x1, x2] = unsafe {
-                svc::plain_3::<{ Call::VcoreReport as u64 }>(u64::from(environment.0), vcore, 0)
-            };
+            let [x0, x1, x2] =
+                unsafe { svc::plain_3::<{ Call::VcoreReport as u64 }>(u64::from(environment.0), vcore, 0) };
             check(x0)?;
             let reason = match x1 {
                 stop_reason::NEW => StopReason::New,
@@ -259,52 +216,25 @@ pub fn vcore_report(environment: Handle, vcore: u64) -> Result<Report, Refusal> 
                 stop_reason::FAULTED => StopReason::Faulted,
                 _ => StopReason::Stopped,
             };
-            Ok(Report {
-                reason,
-                frame: frame_in_batch(),
-            })
+            Ok(Report { reason, frame: frame_in_batch() })
         },
     )
 }
 
 /// [`Call::GateBind`]: makes a binding to the gate of a vcore, with a badge that is not 0.
-pub fn gate_bind(
-    environment: Handle,
-    vcore: u64,
-    cell: u64,
-    slot: Handle,
-    badge: u64,
-) -> Result<(), Refusal> {
+pub fn gate_bind(environment: Handle, vcore: u64, cell: u64, slot: Handle, badge: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
     let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::GateBind as u64 }>(
-            u64::from(environment.0),
-            vcore,
-            cell,
-            u64::from(slot.0),
-            badge,
-        )
+        svc::plain_5::<{ Call::GateBind as u64 }>(u64::from(environment.0), vcore, cell, u64::from(slot.0), badge)
     };
     check(x0)
 }
 
 /// [`Call::EventBind`]: makes a binding to event `bit` of a vcore.
-pub fn event_bind(
-    environment: Handle,
-    vcore: u64,
-    cell: u64,
-    slot: Handle,
-    bit: u64,
-) -> Result<(), Refusal> {
+pub fn event_bind(environment: Handle, vcore: u64, cell: u64, slot: Handle, bit: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
     let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::EventBind as u64 }>(
-            u64::from(environment.0),
-            vcore,
-            cell,
-            u64::from(slot.0),
-            bit,
-        )
+        svc::plain_5::<{ Call::EventBind as u64 }>(u64::from(environment.0), vcore, cell, u64::from(slot.0), bit)
     };
     check(x0)
 }
@@ -327,11 +257,7 @@ pub fn slice_claim(
     vcore: u64,
     terms: SliceTerms,
 ) -> Result<(), Refusal> {
-    let flags = if terms.exact {
-        exo_abi::calls::slice_flag::EXACT
-    } else {
-        0
-    };
+    let flags = if terms.exact { exo_abi::calls::slice_flag::EXACT } else { 0 };
     // SAFETY: nothing of the caller's memory changes.
     let [x0, ..] = unsafe {
         svc::plain_8::<{ Call::SliceClaim as u64 }>([
@@ -351,11 +277,7 @@ pub fn slice_claim(
 /// [`Call::SliceRelease`]: releases a position of a core.
 pub fn slice_release(cores: Handle, core: u64, position: u64) -> Result<(), Refusal> {
     // SAFETY: nothing of the caller's memory changes.
-    check(
-        unsafe {
-            svc::plain_3::<{ Call::SliceRelease as u64 }>(u64::from(cores.0), core, position)
-        }[0],
-    )
+    check(unsafe { svc::plain_3::<{ Call::SliceRelease as u64 }>(u64::from(cores.0), core, position) }[0])
 }
 
 /// When a line interrupts.
@@ -368,18 +290,10 @@ pub enum Trigger {
 }
 
 /// [`Call::IrqBind`]: routes a line to an event of an own vcore, and unmasks it.
-pub fn irq_bind(
-    lines: Handle,
-    line: u64,
-    vcore: u64,
-    bit: u64,
-    trigger: Trigger,
-) -> Result<(), Refusal> {
+pub fn irq_bind(lines: Handle, line: u64, vcore: u64, bit: u64, trigger: Trigger) -> Result<(), Refusal> {
     let edge = u64::from(trigger == Trigger::Edge);
     // SAFETY: nothing of the caller's memory changes.
-    let [x0, ..] = unsafe {
-        svc::plain_5::<{ Call::IrqBind as u64 }>(u64::from(lines.0), line, vcore, bit, edge)
-    };
+    let [x0, ..] = unsafe { svc::plain_5::<{ Call::IrqBind as u64 }>(u64::from(lines.0), line, vcore, bit, edge) };
     check(x0)
 }
 
@@ -393,35 +307,18 @@ pub fn irq_ack(lines: Handle, line: u64) -> Result<(), Refusal> {
 /// [`Call::Power`], off: ends the machine, with an exit code for an emulator.
 pub fn power_off(power: Handle, code: u64) -> Result<(), Refusal> {
     // SAFETY: afterwards nothing runs.
-    check(
-        unsafe {
-            svc::plain_3::<{ Call::Power as u64 }>(
-                u64::from(power.0),
-                exo_abi::calls::power::OFF,
-                code,
-            )
-        }[0],
-    )
+    check(unsafe { svc::plain_3::<{ Call::Power as u64 }>(u64::from(power.0), exo_abi::calls::power::OFF, code) }[0])
 }
 
 /// [`Call::Power`], reset: starts the machine anew.
 pub fn power_reset(power: Handle) -> Result<(), Refusal> {
     // SAFETY: afterwards nothing runs.
-    check(
-        unsafe {
-            svc::plain_3::<{ Call::Power as u64 }>(
-                u64::from(power.0),
-                exo_abi::calls::power::RESET,
-                0,
-            )
-        }[0],
-    )
+    check(unsafe { svc::plain_3::<{ Call::Power as u64 }>(u64::from(power.0), exo_abi::calls::power::RESET, 0) }[0])
 }
 
 /// [`Call::Audit`]: the kernel checks its invariants of one frame; answers with what [`exo_abi::exposed::audit`] says.
 pub fn audit(power: Handle, frame: Pfn) -> Result<u64, Refusal> {
     // SAFETY: nothing changes.
-    let [x0, x1, _] =
-        unsafe { svc::plain_3::<{ Call::Audit as u64 }>(u64::from(power.0), frame.0, 0) };
+    let [x0, x1, _] = unsafe { svc::plain_3::<{ Call::Audit as u64 }>(u64::from(power.0), frame.0, 0) };
     check(x0).map(|()| x1)
 }

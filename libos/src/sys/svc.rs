@@ -146,13 +146,7 @@ pub unsafe fn switching_8<const NUMBER: u64>(x0: u64, words: [u64; 7]) -> [u64; 
 /// # Safety
 /// As the call demands.
 #[inline(always)]
-pub unsafe fn switching_11<const NUMBER: u64>(
-    x0: u64,
-    words: [u64; 7],
-    x8: u64,
-    x9: u64,
-    x10: u64,
-) -> [u64; 9] {
+pub unsafe fn switching_11<const NUMBER: u64>(x0: u64, words: [u64; 7], x8: u64, x9: u64, x10: u64) -> [u64; 9] {
     let mut r = [0; 9];
     // SAFETY: every register but sp is named or pushed. The rest is the caller's promise.
     unsafe {

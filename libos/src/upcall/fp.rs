@@ -156,19 +156,10 @@ mod tests {
     fn code_that_leaves_is_refused() {
         assert_eq!(check(&[], Calls::Never), Err(Unfit::Empty));
         assert_eq!(check(&[0x1400_0001, 0xd65f_03c0], Calls::Never), Ok(()));
-        assert_eq!(
-            check(&[0x1400_0002, 0xd65f_03c0], Calls::Never),
-            Err(Unfit::Leaves(0))
-        );
-        assert_eq!(
-            check(&[0xd503_201f, 0x97ff_fffe], Calls::Never),
-            Err(Unfit::Leaves(1))
-        );
+        assert_eq!(check(&[0x1400_0002, 0xd65f_03c0], Calls::Never), Err(Unfit::Leaves(0)));
+        assert_eq!(check(&[0xd503_201f, 0x97ff_fffe], Calls::Never), Err(Unfit::Leaves(1)));
         assert_eq!(check(&[0xd63f_0100], Calls::Never), Err(Unfit::Leaves(0)));
         assert_eq!(check(&[0xd63f_0100], Calls::ThroughRegisters), Ok(()));
-        assert_eq!(
-            check(&[0xd65f_03c0, 0x1e60_2800], Calls::Never),
-            Err(Unfit::FloatingPoint(1))
-        );
+        assert_eq!(check(&[0xd65f_03c0, 0x1e60_2800], Calls::Never), Err(Unfit::FloatingPoint(1)));
     }
 }

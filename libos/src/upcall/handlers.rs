@@ -72,17 +72,11 @@ mod code {
     }
 
     pub fn declared() -> &'static [u32] {
-        between(
-            &raw const __start_velvet_light,
-            &raw const __stop_velvet_light,
-        )
+        between(&raw const __start_velvet_light, &raw const __stop_velvet_light)
     }
 
     pub fn librarys() -> &'static [u32] {
-        between(
-            &raw const __start_velvet_light_way,
-            &raw const __stop_velvet_light_way,
-        )
+        between(&raw const __start_velvet_light_way, &raw const __stop_velvet_light_way)
     }
 }
 
@@ -184,11 +178,7 @@ mod machine {
                 return apply(page, &entries[..count]);
             }
             Answer::NoMemory(refusal) => {
-                crate::println!(
-                    "{}: no frame for {:#x}: {refusal}",
-                    crate::entry::name(),
-                    frame.address
-                );
+                crate::println!("{}: no frame for {:#x}: {refusal}", crate::entry::name(), frame.address);
                 return die(page);
             }
             Answer::NotMine => {}
@@ -238,9 +228,7 @@ mod machine {
             Err(stopped) if stopped.refusal == Refusal::AlreadyMapped => {
                 let undone = &entries[stopped.done as usize..];
                 if library_get!(answered) != 0 {
-                    undone
-                        .iter()
-                        .for_each(|entry| mem::take_back([entry.first, entry.second]));
+                    undone.iter().for_each(|entry| mem::take_back([entry.first, entry.second]));
                 }
                 0
             }
