@@ -1,0 +1,76 @@
+//! Floods: who does something for ever without pause harms the time of its own slices only.
+
+use crate::book::{Book, End};
+use core::time::Duration;
+use exo_abi::Refusal;
+use exo_abi::binding::Rights;
+use exo_abi::{Handle, event};
+use libos::sys;
+use libos::time::{self, Instant};
+use workshop::{Child, EXTRA_VA, Ground};
+
+workshop::snippets! {
+    /// Loops without end.
+    enum Flood in "velvet_flood" {
+        /// Of nothing.
+        Null: ["1:", "svc #1", "b 1b"],
+        /// Of numbers that are no call.
+        Unknown: ["1:", "svc #63", "b 1b"],
+        /// Of events for the maker: handle 2.
+        Notify: ["1:", "mov x0, #2", "svc #6", "b 1b"],
+        /// Of calls to a gate that is shut: handle 3.
+        Call: ["1:", "mov x0, #3", "svc #2", "b 1b"],
+        /// Of alarms that have passed.
+        Alarm: ["1:", "mov x0, #0", "mov x1, #1", "svc #5", "b 1b"],
+        /// Of alarms a moment ahead.
+        Soon: ["1:", "mrs x1, cntvct_el0", "add x1, x1, #50", "mov x0, #0", "svc #5", "b 1b"],
+        /// Of yields to the maker: handle 4.
+        Yield: ["1:", "mov x0, #4", "mov x1, #0", "svc #7", "b 1b"],
+        /// Of faults that the upcall resumes from: it is its own upcall entry.
+        Fault: ["1:", "mrs x16, tpidrro_el0", "adr x17, 1b", "str x17, [x16]", "mov x16, #0", "udf #0", "b 1b"],
+        /// Of changes to its own tables: an empty batch, refused.
+        Map: ["1:", "mov x0, #0", "mov x1, #64", "svc #11", "b 1b"],
+    }
+}
+
+/// Each of them, while this program counts what it can do in its own slice.
+pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
+    for flood in Flood::ALL {
+        let mut child = Child::build(ground, 1)?.with(Flood::blob())?;
+        child.vcore(EXTRA_VA + flood.offset(), 0, 0)?;
+        let (own_event, own_gate) = (ground.take_slot()?, ground.take_slot()?);
+        let (event_cell, gate_cell) = (ground.take_cell()?, ground.take_cell()?);
+        sys::event_bind(Handle::SELF, 0, event_cell, own_event, 5)?;
+        sys::gate_bind(Handle::SELF, 0, gate_cell, own_gate, 5)?;
+        child.give(own_event, Handle(2), Rights::EVENT_NOTIFY)?;
+        child.give(own_gate, Handle(3), Rights::GATE_CALL)?;
+        child.give(Handle::SELF, Handle(4), Rights::ENV_RUN)?;
+        child.claim(ground, 0, 1000)?;
+        sys::vcore_start(child.env, 0)?;
+        let rounds = rounds_in(Duration::from_millis(20));
+        let ended = child.stop(0).is_ok();
+        let end = if rounds >= 5 && ended { End::Refused } else { End::Harm };
+        book.attack(format_args!("flood of {flood:?} ({rounds} rounds for others)"), end);
+        sys::take_back(event_cell)?;
+        sys::take_back(gate_cell)?;
+        libos::slots::empty(own_event);
+        libos::slots::empty(own_gate);
+        ground.give_back_cell(event_cell);
+        ground.give_back_cell(gate_cell);
+        child.destroy(ground)?;
+        // What it left pending.
+        let _ = sys::wait(1 << 5 | 1 << event::CHILD, 1);
+    }
+    Ok(())
+}
+
+/// How often this program is back after a sleep of a millisecond.
+fn rounds_in(span: Duration) -> u64 {
+    let end = Instant::after(span);
+    let mut rounds = 0;
+    while Instant::now() < end {
+        time::sleep(Duration::from_millis(1));
+        rounds += 1;
+    }
+    rounds
+}

@@ -1,0 +1,127 @@
+//! Events, alarms, borrowing.
+
+use crate::ensure;
+use crate::held::{Broken, Held};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use exo_abi::Handle;
+use exo_abi::binding::Rights;
+use libos::event::{self, ALARM, Event};
+use libos::time::{self, Instant};
+use libos::{slots, sys, upcall};
+use workshop::{Child, Common, DATA_VA, Ground};
+
+fn bit() -> Result<u64, Broken> {
+    event::take_bit().ok_or(Broken("no event bit is left".into()))
+}
+
+pub fn wake_and_take(_: &Ground) -> Held {
+    let (first, second) = (bit()?, bit()?);
+    let (a, b) = (Event::of_self(first)?, Event::of_self(second)?);
+    ensure!(event::take(1 << first | 1 << second) == 0, "an event came from nowhere");
+    a.notify()?;
+    a.notify()?;
+    b.notify()?;
+    ensure!(event::wait(1 << first, None) == 1 << first, "the event did not end the wait");
+    ensure!(event::take(1 << first) == 0, "an event was taken twice");
+    ensure!(
+        event::take(u64::MAX >> 16 & !(1 << event::CONSOLE_BIT)) & 1 << second != 0,
+        "an event outside of the mask was lost"
+    );
+    for event in [a, b] {
+        slots::empty(event.handle());
+    }
+    event::give_back_bit(first);
+    event::give_back_bit(second);
+    Ok(())
+}
+
+pub fn alarms(_: &Ground) -> Held {
+    for millis in [0, 1, 2, 5] {
+        let alarm = Instant::after(Duration::from_millis(millis));
+        let events = event::wait(0, Some(alarm));
+        let late = Instant::now() - alarm;
+        ensure!(events == 0, "events {events:#x} of an empty mask");
+        ensure!(Instant::now() >= alarm, "a wait ended before its alarm");
+        ensure!(late < Duration::from_millis(100), "an alarm came {late:?} late");
+    }
+    // One that passes while its vcore runs is an event.
+    let bit = bit()?;
+    let event = Event::of_self(bit)?;
+    event.notify()?;
+    let alarm = Instant::after(Duration::from_millis(1));
+    ensure!(event::wait(1 << bit, Some(alarm)) == 1 << bit, "a pending event did not end the wait");
+    let late = alarm + Duration::from_millis(100);
+    let mut told = 0;
+    while told == 0 && Instant::now() < late {
+        // A wait would set an alarm anew, so this program asks when it must have passed.
+        if Instant::now() > alarm + Duration::from_millis(2) {
+            told = event::take(ALARM);
+        }
+    }
+    ensure!(told == ALARM, "the alarm was not told");
+    slots::empty(event.handle());
+    event::give_back_bit(bit);
+    Ok(())
+}
+
+static HEARD: AtomicU64 = AtomicU64::new(0);
+
+pub fn upcalls(_: &Ground) -> Held {
+    let bit = bit()?;
+    let event = Event::of_self(bit)?;
+    upcall::on_events(1 << bit, |events| {
+        HEARD.fetch_or(events, Relaxed);
+    });
+    event.notify()?;
+    let heard = HEARD.load(Relaxed);
+    upcall::on_events(0, |_| {});
+    ensure!(heard == 1 << bit, "{heard:#x} was heard");
+    ensure!(event::take(1 << bit) == 0, "the event was delivered and is pending still");
+    slots::empty(event.handle());
+    event::give_back_bit(bit);
+    Ok(())
+}
+
+pub fn there_and_back(ground: &Ground) -> Held {
+    let mut child = Child::build(ground, 1)?;
+    child.start(Common::NotifyBack.va(), 0, 0)?;
+    child.claim(ground, 0, 1000)?;
+    let bit = bit()?;
+    let back = Event::of_self(bit)?;
+    child.give(back.handle(), Handle(2), Rights::EVENT_NOTIFY)?;
+    let there = child.event(ground, 0, 0)?;
+    for round in 0..50 {
+        sys::notify(there)?;
+        let events = event::wait(1 << bit, Some(Instant::after(Duration::from_millis(200))));
+        ensure!(events == 1 << bit, "round {round}: {events:#x} came back");
+    }
+    slots::empty(there);
+    slots::empty(back.handle());
+    event::give_back_bit(bit);
+    child.destroy(ground)?;
+    Ok(())
+}
+
+/// The child's position comes later in the round, so a notify runs it at once, and it comes back when the child waits.
+pub fn borrow(ground: &Ground) -> Held {
+    let mut child = Child::build(ground, 1)?;
+    child.start(Common::CountEvents.va(), 0, DATA_VA)?;
+    child.claim(ground, 0, 1000)?;
+    let event = child.event(ground, 0, 0)?;
+    time::sleep(Duration::from_millis(3));
+    let count = child.view(0)?;
+    let mut at_once = 0;
+    for _ in 0..20 {
+        let before = count.read_u64(0);
+        sys::notify(event)?;
+        at_once += count.read_u64(0) - before;
+        // Another round begins: what was borrowed is paid.
+        time::sleep(Duration::from_millis(2));
+    }
+    ensure!(at_once >= 15, "{at_once} of 20 ran at once");
+    drop(count);
+    slots::empty(event);
+    child.destroy(ground)?;
+    Ok(())
+}

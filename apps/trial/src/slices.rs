@@ -1,0 +1,132 @@
+//! Slices: who runs, and for how long.
+
+use crate::ensure;
+use crate::held::{Broken, Held};
+use core::time::Duration;
+use libos::machine;
+use libos::sys::{self, StopReason};
+use libos::time::{self, Instant};
+use workshop::{Child, Common, DATA_VA, Ground};
+
+fn spinner(ground: &Ground, micros: u64) -> Result<(Child, u64), Broken> {
+    let mut child = Child::build(ground, 1)?;
+    child.vcore(Common::Spin.va(), 0, DATA_VA)?;
+    let position = child.claim(ground, 0, micros)?;
+    Ok((child, position))
+}
+
+fn used(position: u64) -> u64 {
+    machine::slice(0, position).map_or(0, |slice| slice.used)
+}
+
+pub fn two_share(ground: &Ground) -> Held {
+    let (a, a_position) = spinner(ground, 1000)?;
+    let (b, b_position) = spinner(ground, 3000)?;
+    let before = (used(a_position), used(b_position));
+    sys::vcore_start(a.env, 0)?;
+    sys::vcore_start(b.env, 0)?;
+    time::sleep(Duration::from_millis(80));
+    let (a_stop, b_stop) = (a.stop(0)?, b.stop(0)?);
+    let (a_used, b_used) = (used(a_position) - before.0, used(b_position) - before.1);
+    ensure!(
+        a_stop.reason == StopReason::Stopped && b_stop.reason == StopReason::Stopped,
+        "{:?}, {:?}",
+        a_stop.reason,
+        b_stop.reason
+    );
+    let (a_count, b_count) = (a.view(0)?.read_u64(0), b.view(0)?.read_u64(0));
+    ensure!(a_count > 0 && b_count > 0, "one starved: {a_count} and {b_count}");
+    // 3 to 1, give or take a slice at the ends.
+    ensure!(b_used > a_used * 2 && b_used < a_used * 4, "time was shared {a_used} to {b_used}");
+    a.destroy(ground)?;
+    b.destroy(ground)?;
+    Ok(())
+}
+
+/// This program spins too, and sees the other go on.
+pub fn preempted(ground: &Ground) -> Held {
+    let (child, _) = spinner(ground, 1000)?;
+    sys::vcore_start(child.env, 0)?;
+    let view = child.view(0)?;
+    let deadline = Instant::after(Duration::from_secs(1));
+    let (mut changes, mut last) = (0, 0);
+    while changes < 5 && Instant::now() < deadline {
+        let now = view.read_u64(0);
+        changes += u64::from(now != last);
+        last = now;
+    }
+    ensure!(changes == 5, "{changes} changes were seen within a second");
+    drop(view);
+    child.stop(0)?;
+    child.destroy(ground)?;
+    Ok(())
+}
+
+pub fn yields(ground: &Ground) -> Held {
+    // Without a slice of its own it runs only when lent one.
+    let mut child = Child::build(ground, 1)?;
+    child.start(Common::Halt.va(), 0, 9)?;
+    time::sleep(Duration::from_millis(3));
+    ensure!(sys::vcore_report(child.env, 0).is_err(), "it ran without a slice");
+    child.settle(0)?;
+    let reason = sys::vcore_report(child.env, 0)?.reason;
+    ensure!(reason == StopReason::Halted(9), "{reason:?}");
+    crate::held::refused("yield to the dead", sys::yield_to(child.env, 0), exo_abi::Refusal::Busy)?;
+    child.destroy(ground)?;
+    Ok(())
+}
+
+/// Two of them with other values, and this program with its own.
+pub fn fp_survives(ground: &Ground) -> Held {
+    let mut children = [Child::build(ground, 1)?, Child::build(ground, 1)?];
+    for (child, value) in children.iter_mut().zip([0x1111_2222_3333_4444, 0x5555_6666_7777_8888]) {
+        child.start(Common::KeepFp.va(), 0, value)?;
+        child.claim(ground, 0, 500)?;
+    }
+    let mut sum = 0.0f64;
+    let mut terms = 0u32;
+    let deadline = Instant::after(Duration::from_secs(20));
+    while children.iter().any(|child| sys::vcore_report(child.env, 0).is_err()) && Instant::now() < deadline {
+        for _ in 0..1000 {
+            sum += core::hint::black_box(0.5);
+            terms += 1;
+        }
+    }
+    ensure!(sum == f64::from(terms) * 0.5, "{terms} halves make {sum}");
+    for child in children {
+        let reason = child.stop(0)?.reason;
+        ensure!(reason == StopReason::Halted(1), "a child found other values: {reason:?}");
+        child.destroy(ground)?;
+    }
+    Ok(())
+}
+
+/// After a child that filled its registers a new one finds zeros, and so it does after this program's own.
+pub fn no_leaks(ground: &Ground) -> Held {
+    for _ in 0..3 {
+        let mut child = Child::build(ground, 1)?;
+        child.start(Common::Residue.va(), 0, 0)?;
+        // Something of this program's in the registers.
+        core::hint::black_box(core::hint::black_box(1.25f64) * core::hint::black_box(3.5));
+        let reason = child.run(0)?.reason;
+        ensure!(reason == StopReason::Halted(0), "it found {reason:x?}");
+        child.destroy(ground)?;
+    }
+    Ok(())
+}
+
+pub fn cpu_time(_: &Ground) -> Held {
+    const WORK: Duration = Duration::from_millis(5);
+    let (time_before, used_before) = (Instant::now(), time::cpu_time());
+    while Instant::now() - time_before < WORK {}
+    // Use is charged when a slice ends or somebody else runs.
+    time::sleep(Duration::from_millis(1));
+    let used = time::cpu_time() - used_before;
+    ensure!(used >= WORK / 2, "{used:?} were counted for {WORK:?} of work");
+    ensure!(used < WORK * 4, "{used:?} were counted for {WORK:?} of work");
+    let before = time::cpu_time();
+    time::sleep(Duration::from_millis(20));
+    let asleep = time::cpu_time() - before;
+    ensure!(asleep < Duration::from_millis(10), "{asleep:?} were counted for a sleep");
+    Ok(())
+}
