@@ -203,3 +203,19 @@ fn stop(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_shown_so_that_a_shell_reads_the_same_words() {
+        let words = ["-M", "virt-7.2,gic-version=3", "a b", "it's", "", "$HOME"].map(OsString::from);
+        assert_eq!(shown(&words), format!(r"{PROGRAM} -M virt-7.2,gic-version=3 'a b' 'it'\''s' '' '$HOME'"));
+    }
+
+    #[test]
+    fn ends_have_the_exit_codes_that_shells_give_them() {
+        assert_eq!([End::Code(7), End::TimedOut, End::Interrupted].map(End::exit_code), [7, 124, 130]);
+    }
+}

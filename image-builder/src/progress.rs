@@ -25,6 +25,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {prefix} ({elapsed})") {
             bar.set_style(style);
         }
+        bar.set_message("looking at what is there");
         bar.enable_steady_tick(Duration::from_millis(100));
         Progress::Bar(bar)
     }
