@@ -3,14 +3,13 @@
 //! Nothing here waits. Who gets nothing, or cannot put everything in, is notified when that changes; who never comes back
 //! for it keeps one place of a bounded table until somebody needs it.
 
-use crate::clients::{Clients, MOST_CLIENTS, Place};
+use crate::clients::{CLIENT_BYTES, Clients, MOST_CLIENTS, Place};
 use crate::line::{End, Line};
 use crate::ring::Ring;
+use crate::screen::Screen;
 use libos::protocol::console::{DRAIN, OPEN, READ, READ_LINE, WRITE, flag};
 use libos::protocol::{MAX_BYTES, Message, status};
 
-/// Bytes on their way to the device. Holds a full line of a client with every byte a line feed, and its break.
-const OUTPUT_BYTES: usize = 1024;
 /// Bytes that came from the device and nobody fetched.
 const INPUT_BYTES: usize = 256;
 
@@ -33,7 +32,7 @@ enum Lines {
 #[derive(Debug)]
 pub struct Console {
     clients: Clients,
-    output: Ring<OUTPUT_BYTES>,
+    screen: Screen,
     input: Ring<INPUT_BYTES>,
     line: Line,
     focus: Option<Focus>,
@@ -41,8 +40,6 @@ pub struct Console {
     wanted: usize,
     /// Bytes fetched from the device before anybody asks.
     ahead: usize,
-    /// Whose unfinished line the cursor stands in.
-    unfinished: Option<Place>,
     /// Who put a line out last: the others come first.
     turn: usize,
     /// Places to notify.
@@ -57,13 +54,12 @@ impl Console {
     pub const fn new(ahead: usize) -> Console {
         Console {
             clients: Clients::new(),
-            output: Ring::new(),
+            screen: Screen::new(),
             input: Ring::new(),
             line: Line::new(),
             focus: None,
             wanted: 0,
             ahead,
-            unfinished: None,
             turn: 0,
             notify: 0,
         }
@@ -112,12 +108,12 @@ impl Console {
 
     /// The next byte for the device.
     pub fn take_output(&mut self) -> Option<u8> {
-        self.output.pop()
+        self.screen.pop()
     }
 
     /// Whether bytes wait for the device.
     pub fn has_output(&self) -> bool {
-        !self.output.is_empty()
+        !self.screen.is_empty()
     }
 
     /// The device took bytes: lines that waited for room move up.
@@ -128,7 +124,7 @@ impl Console {
                 continue;
             };
             let roomy = client.output.room() >= client.output.len();
-            if client.wants_space && roomy && (self.output.is_empty() || !client.output.is_empty()) {
+            if client.wants_space && roomy && (self.screen.is_empty() || !client.output.is_empty()) {
                 client.wants_space = false;
                 self.notify |= 1 << place.0;
             }
@@ -211,7 +207,7 @@ impl Console {
 
     fn drain(&mut self, place: Place) -> Message {
         self.flush(place);
-        let common = self.output.len();
+        let common = self.screen.len();
         let Some(client) = self.clients.get(place) else {
             return Message::new(status::OK);
         };
@@ -243,16 +239,18 @@ impl Console {
 
     /// Moves typed bytes into the line that the focus is waiting for; stops at its end.
     fn edit(&mut self) {
-        if self.focus.is_none_or(|focus| focus.lines == Lines::Raw) {
+        let Some(focus) = self.focus.filter(|focus| focus.lines == Lines::Edited) else {
             return;
-        }
-        let output = &mut self.output;
+        };
+        let screen = &mut self.screen;
         while self.line.end().is_none()
             && let Some(byte) = self.input.pop()
         {
             // An echo for which there is no room is lost; the line is not.
             self.line.typed(byte, |shown| {
-                let _ = put(output, shown);
+                if screen.has_room(2) {
+                    screen.put(focus.place, Some(focus.place), core::iter::once(shown));
+                }
             });
         }
     }
@@ -282,13 +280,15 @@ impl Console {
 
     /// Moves lines from the clients to the common queue, a line of each in turn, while they have room there.
     fn collect(&mut self) {
-        for _ in 0..OUTPUT_BYTES {
+        // Each turn moves a byte at least.
+        for _ in 0..MOST_CLIENTS * CLIENT_BYTES {
             let mut places = self.clients.from(self.turn);
             let Some(place) = places.find(|&place| self.move_line(place)) else {
-                return;
+                break;
             };
             self.turn = place.0;
         }
+        self.screen.restore();
     }
 
     /// Moves the first line of `place`, or what it flushed of it. `false`: there is none, or no room.
@@ -296,8 +296,7 @@ impl Console {
         let Some(client) = self.clients.get(place) else {
             return false;
         };
-        let mut len = 0;
-        let mut expanded = 2;
+        let (mut len, mut expanded) = (0, 0);
         while len < client.flush {
             let Some(byte) = client.output.peek(len) else {
                 break;
@@ -308,27 +307,14 @@ impl Console {
                 break;
             }
         }
-        if len == 0 || expanded > self.output.room() {
+        if len == 0 || !self.screen.has_room(expanded) {
             return false;
         }
-        if self.unfinished.is_some_and(|other| other != place) {
-            let _ = put(&mut self.output, b'\n');
-        }
         client.flush -= len;
-        let mut last = 0;
-        for _ in 0..len {
-            last = client.output.pop().unwrap_or(b'\n');
-            let _ = put(&mut self.output, last);
-        }
-        self.unfinished = (last != b'\n').then_some(place);
+        let focus = self.focus.map(|focus| focus.place);
+        self.screen.put(place, focus, (0..len).map_while(|_| client.output.pop()));
         true
     }
-}
-
-/// Puts a byte in the queue, a line feed as the two bytes a terminal wants.
-fn put<const N: usize>(output: &mut Ring<N>, byte: u8) -> bool {
-    let needed = if byte == b'\n' { 2 } else { 1 };
-    output.room() >= needed && (byte != b'\n' || output.push(b'\r')) && output.push(byte)
 }
 
 #[cfg(test)]

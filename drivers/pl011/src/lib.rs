@@ -10,5 +10,6 @@ pub mod clients;
 pub mod console;
 pub mod line;
 pub mod ring;
+pub mod screen;
 pub mod serve;
 pub mod uart;
