@@ -24,7 +24,8 @@ pub fn main() {
     let mut editor = Editor::new("velvet> ");
     let mut screen = String::new();
     editor.begin(&mut screen);
-    let mut bytes = [0; 32];
+    // One at a time: what it has not read is still there for its next life.
+    let mut bytes = [0; 1];
     loop {
         show(&mut screen);
         let count = console::read(&mut bytes);
