@@ -197,6 +197,12 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim) -> Res
         .store(SLICE_CLAIMED | exact | claim.environment << 8 | claim.owner.index(), Release);
     m.vcore(claim.owner).slots.fetch_or(1 << position, AcqRel);
     core.ready.fetch_or(1 << position, AcqRel);
+    // Only alarms of owners of positions are kept: its own may have been passed over until now.
+    let vcore = m.vcore(claim.owner);
+    let alarm = vcore.alarm.load(Relaxed);
+    if alarm != 0 && vcore.word().state() != State::Stopped {
+        core.alarm.fetch_min(alarm, Relaxed);
+    }
     kick(m, core);
     Ok(())
 }

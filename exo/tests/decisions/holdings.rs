@@ -31,7 +31,11 @@ pub struct Holdings {
 
 fn live(fake: &Fake, environment: &Environment) -> Vec<(u64, Binding)> {
     let slots = environment.binding_frames.iter().filter(|frame| frame.load(Relaxed) != 0).count() as u64 * 128;
-    let read = |handle: u64| binding::read(fake, environment, handle).ok().filter(|binding| binding::check(fake, binding, Rights::empty()).is_ok());
+    let read = |handle: u64| {
+        binding::read(fake, environment, handle)
+            .ok()
+            .filter(|binding| binding::check(fake, binding, Rights::empty()).is_ok())
+    };
     (0..slots).filter_map(|handle| Some((handle, read(handle)?))).collect()
 }
 
@@ -43,7 +47,8 @@ fn leaves(fake: &Fake, environment: &Environment, mut found: impl FnMut(u64, u64
         let Some(table_2) = next_table(entry) else { continue };
         for (second, entry) in fake.words(table_2).iter().enumerate() {
             let Some(table_3) = next_table(entry) else { continue };
-            for (third, slot) in fake.words(table_3).iter().enumerate().filter(|(_, slot)| slot.load(Relaxed) & 1 != 0) {
+            for (third, slot) in fake.words(table_3).iter().enumerate().filter(|(_, slot)| slot.load(Relaxed) & 1 != 0)
+            {
                 found((first << 30 | second << 21 | third << 12) as u64, slot.load(Relaxed));
             }
         }
@@ -64,7 +69,8 @@ impl Holdings {
         };
         for environment in fake.environments() {
             let number = environment.number();
-            all.bindings.extend(live(fake, environment).into_iter().map(|(handle, binding)| ((number, handle), binding)));
+            all.bindings
+                .extend(live(fake, environment).into_iter().map(|(handle, binding)| ((number, handle), binding)));
             leaves(fake, environment, |va, raw| {
                 all.leaves.insert((number, va), raw);
             });
@@ -74,7 +80,10 @@ impl Holdings {
 
     /// The caller's live bindings of a kind.
     fn had(&self, kind: BindingKind) -> impl Iterator<Item = &Binding> {
-        self.bindings.iter().filter(move |((number, _), binding)| *number == self.number && binding.kind == kind).map(|(_, binding)| binding)
+        self.bindings
+            .iter()
+            .filter(move |((number, _), binding)| *number == self.number && binding.kind == kind)
+            .map(|(_, binding)| binding)
     }
 
     /// The caller could change this environment's tables and bindings.
@@ -95,7 +104,10 @@ impl Holdings {
             leaves(fake, environment, |va, raw| {
                 let before = self.leaves.get(&(environment.number(), va)).copied().unwrap_or(0);
                 if grew(before, raw) && !self.may_map(fake, environment, Descriptor::from_bits_retain(raw)) {
-                    wrong = Some(format!("environment {} now has {raw:#x} at {va:#x}, before {before:#x}", environment.number()));
+                    wrong = Some(format!(
+                        "environment {} now has {raw:#x} at {va:#x}, before {before:#x}",
+                        environment.number()
+                    ));
                 }
             });
             wrong.map_or(Ok(()), Err)?;
@@ -113,19 +125,31 @@ impl Holdings {
         let own = number == self.number;
         match call {
             Some(Call::Grant | Call::Call | Call::ReplyWait) => self.had(new.kind).any(|source| {
-                let object = source.object == new.object || (matches!(new.kind, BindingKind::Core | BindingKind::Irq | BindingKind::Device) && source.covers(new.range().0, new.range().1));
+                let object = source.object == new.object
+                    || (matches!(new.kind, BindingKind::Core | BindingKind::Irq | BindingKind::Device)
+                        && source.covers(new.range().0, new.range().1));
                 let target = call != Some(Call::Grant) || self.could_map(environment.frame());
-                let badge = !matches!(new.kind, BindingKind::Gate | BindingKind::Event) || (source.badge == new.badge && source.cell == new.cell);
-                object && target && badge && source.rights.contains(new.rights | Rights::GRANT) && source.root_cell == new.root_cell && !new.root
+                let badge = !matches!(new.kind, BindingKind::Gate | BindingKind::Event)
+                    || (source.badge == new.badge && source.cell == new.cell);
+                object
+                    && target
+                    && badge
+                    && source.rights.contains(new.rights | Rights::GRANT)
+                    && source.root_cell == new.root_cell
+                    && !new.root
             }),
-            Some(Call::PoolCreate) => own && new.kind == BindingKind::Pool && self.pools[new.object as usize] == pool::State::Unused,
+            Some(Call::PoolCreate) => {
+                own && new.kind == BindingKind::Pool && self.pools[new.object as usize] == pool::State::Unused
+            }
             // The binding with which to finish.
             Some(Call::PoolDestroy) => own && new.kind == BindingKind::Pool && new.rights == Rights::POOL_REVOKE,
             Some(Call::EnvCreate) => {
                 let object = if new.kind == BindingKind::Env { new.object } else { environment.frame().0 };
                 (own || handle < 2) && !self.environments.iter().any(|(_, frame)| frame.0 == object)
             }
-            Some(Call::GateBind | Call::EventBind) => own && self.could_map(VcoreRef::from_word(new.object).environment()),
+            Some(Call::GateBind | Call::EventBind) => {
+                own && self.could_map(VcoreRef::from_word(new.object).environment())
+            }
             _ => false,
         }
     }
@@ -137,8 +161,14 @@ impl Holdings {
         let word = fake.frames().read(leaf.pfn());
         let permitted = match word {
             Some(word) if word.exposed() => wanted == Rights::POOL_READ,
-            Some(word) if word.kind() != Kind::Device => self.had(BindingKind::Pool).any(|binding| binding.object == word.pool() && binding.rights.contains(wanted)),
-            _ => self.had(BindingKind::Device).any(|binding| binding.covers(leaf.pfn().0, 1) && binding.rights.contains(wanted)) && !fake.kernel_device(leaf.pfn()),
+            Some(word) if word.kind() != Kind::Device => self
+                .had(BindingKind::Pool)
+                .any(|binding| binding.object == word.pool() && binding.rights.contains(wanted)),
+            _ => {
+                self.had(BindingKind::Device)
+                    .any(|binding| binding.covers(leaf.pfn().0, 1) && binding.rights.contains(wanted))
+                    && !fake.kernel_device(leaf.pfn())
+            }
         };
         permitted && self.could_map(environment.frame())
     }
@@ -149,7 +179,8 @@ impl Holdings {
             let pfn = Pfn(fake.frames().first + index as u64);
             let new = fake.frames().read(pfn).expect("it is in the span");
             let new_to_pool = new.pool() != old.pool() && matches!(new.kind(), Kind::Data | Kind::Code);
-            let was_object = matches!(old.kind(), Kind::Table | Kind::Environment | Kind::Bindings) && matches!(new.kind(), Kind::Data | Kind::Code);
+            let was_object = matches!(old.kind(), Kind::Table | Kind::Environment | Kind::Bindings)
+                && matches!(new.kind(), Kind::Data | Kind::Code);
             if (new_to_pool || was_object) && fake.words(pfn).iter().any(|word| word.load(Relaxed) != 0) {
                 return Err(format!("{pfn:?} came to pool {} with its contents", new.pool()));
             }

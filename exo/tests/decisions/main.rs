@@ -3,7 +3,9 @@
 #[path = "../fake/mod.rs"]
 mod fake;
 
+mod bindings;
 mod environments;
 mod frames;
 mod holdings;
+mod pools;
 mod sequences;

@@ -5,9 +5,9 @@ use crate::fake::{ARCHIVE, CONTROL, CONTROLLER, DATA, FIRST, FREE, Fake, HOLE, I
 use crate::holdings::Holdings;
 use exo::binding;
 use exo::frame::{Kind, Word};
+use exo::machine::Machine;
 use exo::vcore::{Start, State, VcoreRef};
 use exo::{environment, event, interrupt, slice, vcore};
-use exo::machine::Machine;
 use exo_abi::binding::BindingKind;
 use exo_abi::page::{MapEntry, Prot, WINDOW_LEVEL_3};
 use exo_abi::{Call, Handle, Pfn, Refusal};
@@ -37,7 +37,36 @@ impl Dice {
 }
 
 /// Numbers on which arithmetic breaks.
-const EXTREMES: &[u64] = &[0, 1, 2, 47, 48, 63, 64, 65, 255, 256, 511, 512, 767, 768, 1023, 1024, 4095, 4096, 0xffff, 1 << 16, 1 << 31, u32::MAX as u64, 1 << 32, 1 << 44, 1 << 48, i64::MAX as u64, 1 << 63, u64::MAX];
+const EXTREMES: &[u64] = &[
+    0,
+    1,
+    2,
+    47,
+    48,
+    63,
+    64,
+    65,
+    255,
+    256,
+    511,
+    512,
+    767,
+    768,
+    1023,
+    1024,
+    4095,
+    4096,
+    0xffff,
+    1 << 16,
+    1 << 31,
+    u32::MAX as u64,
+    1 << 32,
+    1 << 44,
+    1 << 48,
+    i64::MAX as u64,
+    1 << 63,
+    u64::MAX,
+];
 
 struct Player<'f> {
     fake: &'f Fake,
@@ -57,7 +86,9 @@ impl Player<'_> {
         if kind == BindingKind::Env && self.dice.one_in(2) {
             return SELF;
         }
-        let fits: Vec<u64> = (0..128).filter(|handle| binding::read(self.fake, me, *handle).is_ok_and(|binding| binding.kind == kind)).collect();
+        let fits: Vec<u64> = (0..128)
+            .filter(|handle| binding::read(self.fake, me, *handle).is_ok_and(|binding| binding.kind == kind))
+            .collect();
         if fits.is_empty() { 0 } else { self.dice.of(&fits) }
     }
 
@@ -67,7 +98,8 @@ impl Player<'_> {
             return if self.dice.one_in(2) { self.dice.of(EXTREMES) } else { 3 + self.dice.below(64) };
         }
         let me = self.fake.environment(self.fake.running().environment()).number();
-        let own: Vec<u64> = (1..256).filter(|number| environment::owner_of(self.fake, kind, *number) == (me, false)).collect();
+        let own: Vec<u64> =
+            (1..256).filter(|number| environment::owner_of(self.fake, kind, *number) == (me, false)).collect();
         if own.is_empty() { 0 } else { self.dice.of(&own) }
     }
 
@@ -79,7 +111,8 @@ impl Player<'_> {
         let me = self.fake.environment(self.fake.running().environment());
         let pool = binding::read(self.fake, me, pool).map_or(0, |binding| binding.object);
         let all = FREE..FIRST + self.fake.frames().words.len() as u64;
-        let fits: Vec<u64> = all.filter(|pfn| self.fake.frames().read(Pfn(*pfn)) == Some(Word::new(pool, Kind::Data, 0))).collect();
+        let fits: Vec<u64> =
+            all.filter(|pfn| self.fake.frames().read(Pfn(*pfn)) == Some(Word::new(pool, Kind::Data, 0))).collect();
         if fits.is_empty() { 0 } else { self.dice.of(&fits) }
     }
 
@@ -88,7 +121,13 @@ impl Player<'_> {
         let own = self.fake.environment(self.fake.running().environment()).pool();
         let like = |kinds: &[Kind], pool: Option<u64>| -> Vec<u64> {
             let all = FREE..FIRST + self.fake.frames().words.len() as u64;
-            all.filter(|pfn| self.fake.frames().read(Pfn(*pfn)).is_some_and(|word| kinds.contains(&word.kind()) && pool.is_none_or(|pool| pool == word.pool()))).collect()
+            all.filter(|pfn| {
+                self.fake
+                    .frames()
+                    .read(Pfn(*pfn))
+                    .is_some_and(|word| kinds.contains(&word.kind()) && pool.is_none_or(|pool| pool == word.pool()))
+            })
+            .collect()
         };
         let choices = match self.dice.below(12) {
             0..=4 => like(&[Kind::Free], None),
@@ -103,10 +142,24 @@ impl Player<'_> {
     fn address(&mut self) -> u64 {
         if self.dice.one_in(2) {
             // Where the caller surely has tables.
-            let base = if self.fake.environment(self.fake.running().environment()).number() == 1 { 0x41_0000 } else { PLACE };
+            let base =
+                if self.fake.environment(self.fake.running().environment()).number() == 1 { 0x41_0000 } else { PLACE };
             return base + self.dice.below(6) * 4096;
         }
-        let base = self.dice.of(&[PLACE, PLACE, PLACE, CHILD_CONTROL, TEXT, DATA, CONTROL, 0x41_0000, 0x60_0000, 1 << 30, WINDOW_LEVEL_3 - 4096, WINDOW_LEVEL_3]);
+        let base = self.dice.of(&[
+            PLACE,
+            PLACE,
+            PLACE,
+            CHILD_CONTROL,
+            TEXT,
+            DATA,
+            CONTROL,
+            0x41_0000,
+            0x60_0000,
+            1 << 30,
+            WINDOW_LEVEL_3 - 4096,
+            WINDOW_LEVEL_3,
+        ]);
         base + self.dice.below(4) * 4096
     }
 
@@ -168,14 +221,41 @@ impl Player<'_> {
             Call::Call => {
                 let flags = self.dice.of(&[0u64, 0, 0, 1 << 16, 1 << 17, 1 << 18, 3 << 17, 1 << 40]);
                 let send = self.handle(Pool) | self.rights() << 16;
-                vec![self.handle(Gate) | flags, 1, 2, 3, 4, 5, 6, 7, self.fake.now.get() + self.dice.below(4000) * TICKS, send, self.slot()]
+                vec![
+                    self.handle(Gate) | flags,
+                    1,
+                    2,
+                    3,
+                    4,
+                    5,
+                    6,
+                    7,
+                    self.fake.now.get() + self.dice.below(4000) * TICKS,
+                    send,
+                    self.slot(),
+                ]
             }
             Call::ReplyWait => {
                 let flags = self.dice.of(&[0u64, 0, 0, 1 << 48, 1 << 49, 1 << 50, 3 << 49, 1 << 60]);
                 let send = self.handle(Pool) | self.rights() << 16;
-                vec![self.dice.of(&[0, 0xff, 0xff00_0000_00ff, 1 << 42]) | flags, 9, 8, 7, 6, 5, 4, 3, self.fake.now.get() + self.dice.below(4000) * TICKS, send, self.slot()]
+                vec![
+                    self.dice.of(&[0, 0xff, 0xff00_0000_00ff, 1 << 42]) | flags,
+                    9,
+                    8,
+                    7,
+                    6,
+                    5,
+                    4,
+                    3,
+                    self.fake.now.get() + self.dice.below(4000) * TICKS,
+                    send,
+                    self.slot(),
+                ]
             }
-            Call::Wait => vec![self.dice.of(&[0, 0xff, 0xff00_0000_00ff, (1 << 48) - 1, 1 << 48]), self.dice.of(&[0, 1, self.fake.now.get() + 1000 * TICKS, u64::MAX])],
+            Call::Wait => vec![
+                self.dice.of(&[0, 0xff, 0xff00_0000_00ff, (1 << 48) - 1, 1 << 48]),
+                self.dice.of(&[0, 1, self.fake.now.get() + 1000 * TICKS, u64::MAX]),
+            ],
             Call::Notify => vec![self.handle(Event)],
             Call::YieldTo => {
                 let kind = self.dice.of(&[Env, Gate]);
@@ -191,21 +271,45 @@ impl Player<'_> {
                 let count = self.fake.batch(entries);
                 vec![self.handle(Env), count]
             }
-            Call::PoolCreate => vec![self.handle(Pool), self.own_name(1), self.own_name(2), self.dice.of(&[0, 3, 8, 20, 1 << 30]), self.small(), self.slot()],
+            Call::PoolCreate => vec![
+                self.handle(Pool),
+                self.own_name(1),
+                self.own_name(2),
+                self.dice.of(&[0, 3, 8, 20, 1 << 30]),
+                self.small(),
+                self.slot(),
+            ],
             Call::PoolDestroy | Call::EnvDestroy => {
                 let kind = if call == Call::PoolDestroy { Pool } else { Env };
                 vec![self.handle(kind), 0]
             }
             Call::EnvCreate => {
                 let pool = self.handle(Pool);
-                vec![pool, self.own_name(0), self.own_name(2), self.data_frame(pool), self.data_frame(pool), self.data_frame(pool), self.slot()]
-            },
+                vec![
+                    pool,
+                    self.own_name(0),
+                    self.own_name(2),
+                    self.data_frame(pool),
+                    self.data_frame(pool),
+                    self.data_frame(pool),
+                    self.slot(),
+                ]
+            }
             Call::BindingsAdd => vec![self.handle(Env), self.data_frame(POOL)],
             Call::NamesGive => {
                 let kind = self.dice.below(3);
                 vec![self.handle(Env), kind, self.own_name(kind), self.small()]
             }
-            Call::VcoreCreate => vec![self.handle(Env), self.small(), self.data_frame(POOL), self.address(), 1, 2, 3, self.dice.of(&[0, 0, 0, 1, 9])],
+            Call::VcoreCreate => vec![
+                self.handle(Env),
+                self.small(),
+                self.data_frame(POOL),
+                self.address(),
+                1,
+                2,
+                3,
+                self.dice.of(&[0, 0, 0, 1, 9]),
+            ],
             Call::VcoreStart => vec![self.handle(Env), self.small(), self.dice.below(2) * 0x1000, 5, 6],
             Call::VcoreStop | Call::VcoreReport => vec![self.handle(Env), self.small()],
             Call::Halt => vec![self.dice.below(9)],
@@ -214,13 +318,31 @@ impl Player<'_> {
             Call::Grant => {
                 let kind = self.dice.of(&[Pool, Pool, Env, Gate, Event, Core, Irq, Device, Power]);
                 let range = if self.dice.one_in(3) { (self.dice.below(64), self.small()) } else { (0, 0) };
-                vec![self.handle(kind), self.handle(Env), self.slot(), self.rights(), if self.dice.one_in(3) { self.own_name(2) } else { 0 }, range.0, range.1]
+                vec![
+                    self.handle(kind),
+                    self.handle(Env),
+                    self.slot(),
+                    self.rights(),
+                    if self.dice.one_in(3) { self.own_name(2) } else { 0 },
+                    range.0,
+                    range.1,
+                ]
             }
             Call::TakeBack => vec![self.own_name(2)],
             Call::Restrict => vec![self.slot(), self.rights()],
-            Call::SliceClaim => vec![self.handle(Core), self.dice.of(&[0, 0, 0, 1]), self.dice.below(12), self.handle(Env), self.small(), self.dice.of(&[0, 20, 500, 19]), self.dice.below(2)],
+            Call::SliceClaim => vec![
+                self.handle(Core),
+                self.dice.of(&[0, 0, 0, 1]),
+                self.dice.below(12),
+                self.handle(Env),
+                self.small(),
+                self.dice.of(&[0, 20, 500, 19]),
+                self.dice.below(2),
+            ],
             Call::SliceRelease => vec![self.handle(Core), 0, self.dice.below(12)],
-            Call::IrqBind => vec![self.handle(Irq), 30 + self.dice.below(40), self.small(), self.dice.below(41), self.dice.below(2)],
+            Call::IrqBind => {
+                vec![self.handle(Irq), 30 + self.dice.below(40), self.small(), self.dice.below(41), self.dice.below(2)]
+            }
             Call::IrqAck => vec![self.handle(Irq), 30 + self.dice.below(40)],
             Call::DebugWrite => vec![self.handle(Device), self.dice.below(50)],
             Call::Power => vec![self.handle(Power), self.small()],
@@ -233,17 +355,27 @@ impl Player<'_> {
     fn revive(&mut self) {
         let fake = self.fake;
         for environment in fake.environments().filter(|environment| !environment.is_dying()) {
-            for (index, vcore) in environment.vcores.iter().enumerate().filter(|(_, vcore)| vcore.word().state() != State::None) {
+            for (index, vcore) in
+                environment.vcores.iter().enumerate().filter(|(_, vcore)| vcore.word().state() != State::None)
+            {
                 let reference = VcoreRef::new(environment.frame(), index as u64);
                 let start = Start { pc: 1, sp: 2, argument: 3 };
                 let free = (0..64).find(|position| fake.core().slots[*position as usize].owner.load(Relaxed) == 0);
                 if let (0, Some(position), 0) = (vcore.slots.load(Relaxed), free, vcore.home()) {
-                    let claim = slice::Claim { owner: reference, environment: environment.number(), cell: (4, binding::value(fake, 4)), length: 1000 * TICKS, exact: slice::Exact::No };
+                    let claim = slice::Claim {
+                        owner: reference,
+                        environment: environment.number(),
+                        cell: (4, binding::value(fake, 4)),
+                        length: 1000 * TICKS,
+                        exact: slice::Exact::No,
+                    };
                     let _ = slice::claim(fake, fake.core(), position, &claim);
                 }
                 let _ = match vcore.word().state() {
                     State::Stopped => vcore::start(fake, reference, vcore, Some(&start)).is_ok(),
-                    State::Waiting | State::Gate if self.dice.one_in(2) => event::raise(fake, reference, vcore.mask.load(Relaxed)) == event::Raised::Woken,
+                    State::Waiting | State::Gate if self.dice.one_in(2) => {
+                        event::raise(fake, reference, vcore.mask.load(Relaxed)) == event::Raised::Woken
+                    }
                     State::Waiting => {
                         event::alarm_passed(fake, reference, vcore);
                         true
@@ -279,11 +411,32 @@ impl Player<'_> {
             return;
         }
         let (number, arguments) = if self.dice.one_in(12) {
-            let arguments = (0..11).map(|_| if self.dice.one_in(2) { self.dice.of(EXTREMES) } else { self.dice.below(64) }).collect();
+            let arguments = (0..11)
+                .map(|_| if self.dice.one_in(2) { self.dice.of(EXTREMES) } else { self.dice.below(64) })
+                .collect();
             (self.dice.below(40), arguments)
         } else {
-            const OFTEN: &[Call] = &[Call::Map, Call::Map, Call::FrameAlloc, Call::FrameFree, Call::FrameKind, Call::Call, Call::Call, Call::ReplyWait, Call::Grant];
-            const LESS: &[Call] = &[Call::PoolCreate, Call::PoolDestroy, Call::EnvCreate, Call::EnvDestroy, Call::VcoreCreate, Call::VcoreStart, Call::GateBind, Call::EventBind];
+            const OFTEN: &[Call] = &[
+                Call::Map,
+                Call::Map,
+                Call::FrameAlloc,
+                Call::FrameFree,
+                Call::FrameKind,
+                Call::Call,
+                Call::Call,
+                Call::ReplyWait,
+                Call::Grant,
+            ];
+            const LESS: &[Call] = &[
+                Call::PoolCreate,
+                Call::PoolDestroy,
+                Call::EnvCreate,
+                Call::EnvDestroy,
+                Call::VcoreCreate,
+                Call::VcoreStart,
+                Call::GateBind,
+                Call::EventBind,
+            ];
             let number = match self.dice.below(8) {
                 0..=3 => self.dice.of(OFTEN) as u64,
                 4..=5 => self.dice.of(LESS) as u64,
@@ -306,7 +459,8 @@ impl Player<'_> {
     /// Makes an environment, if the caller can.
     fn found(&mut self) {
         let fake = self.fake;
-        let (env, pool, position) = (70 + self.dice.below(20) * 2, 71 + self.dice.below(20) * 2, 12 + self.dice.below(20));
+        let (env, pool, position) =
+            (70 + self.dice.below(20) * 2, 71 + self.dice.below(20) * 2, 12 + self.dice.below(20));
         let handle = self.handle(BindingKind::Pool);
         let arguments = [handle, self.own_name(1), self.own_name(2), 12 + self.dice.below(8), 0, pool];
         self.call(Call::PoolCreate as u64, &arguments);
@@ -349,7 +503,8 @@ impl Player<'_> {
         } else {
             x = fake.svc_raw(number, arguments);
         }
-        let said = || format!("call {number} ({:?}) with {arguments:x?} by {:?}", Call::from_number(number), before.caller);
+        let said =
+            || format!("call {number} ({:?}) with {arguments:x?} by {:?}", Call::from_number(number), before.caller);
         if let Err(grown) = before.compare(fake, number) {
             panic!("{}: {grown}", said());
         }
@@ -389,8 +544,15 @@ fn play(seeds: &[u64]) {
     }
 }
 
+/// `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 120 };
+    ProptestConfig { cases, max_shrink_iters: 2000, failure_persistence: None, ..asked }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_sequence_of_calls_breaks_an_invariant(seeds in proptest::collection::vec(any::<u64>(), 150..400)) {
