@@ -133,6 +133,7 @@ fn entry<'m>(m: &'m impl Machine, environment: &Environment, handle: u64) -> Res
 }
 
 /// Reads a binding, whatever it is, stale or not.
+#[inline(never)]
 pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<Binding, Refusal> {
     let words = entry(m, environment, handle)?;
     let head = words[0].load(Acquire);
@@ -154,7 +155,7 @@ pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<
 }
 
 /// The live binding `handle`, if it is of this kind and has these rights.
-#[inline]
+#[inline(never)]
 pub fn look_up(
     m: &impl Machine,
     environment: &Environment,

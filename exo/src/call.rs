@@ -4,15 +4,16 @@ use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Allocated, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, FRAME_WORDS, Resume, Start, State, VcoreRef};
+use crate::vcore::{self, Control, Resume, Start, State, Vcore, VcoreRef};
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
+use exo_abi::event::FIRST_OF_KERNEL;
 use exo_abi::page::MAPPABLE_END;
 use exo_abi::{
-    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, EVENTS, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US,
-    MIN_SLICE_US, Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
+    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US,
+    Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
 };
 
 /// What follows a call or an interrupt.
@@ -37,108 +38,32 @@ pub enum Outcome {
 pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
     let me = m.core().running();
     let environment = m.environment(me.environment());
-    let Some(call) = Call::from_number(number) else {
-        x[0] = Refusal::NoSuchCall as u64;
-        return Outcome::Return;
+    let result = match Call::from_number(number) {
+        None => Err(Refusal::NoSuchCall),
+        Some(Call::Call) => gate::call(m, environment, x),
+        Some(Call::ReplyWait) => gate::reply_wait(m, environment, x).or_else(|refusal| {
+            // x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
+            x.fill(0);
+            x[2] = refusal as u64;
+            Ok(Outcome::Return)
+        }),
+        Some(Call::Notify) => binding::look_up(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
+            .map(|target| event::notify(m, target.object, x)),
+        Some(Call::Wait) => event::wait(m, x[0], x[1], x),
+        Some(Call::YieldTo) => yield_to(m, environment, x),
+        Some(Call::Halt) => Ok(halt(m, me, stop_reason::HALTED, x[0])),
+        Some(call) => {
+            let mut request = Request { m, environment, x: *x, results: [0; 2] };
+            x.fill(0);
+            let done = request.run(call);
+            x[1..3].copy_from_slice(&request.results);
+            done.map(|()| Outcome::Return)
+        }
     };
-    let result = match call {
-        Call::Call => gate::call(m, environment, x),
-        Call::Notify => notify(m, environment, x),
-        Call::ReplyWait => {
-            let result = gate::reply_wait(m, environment, x);
-            if let Err(refusal) = result {
-                // x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
-                x.fill(0);
-                x[2] = refusal as u64;
-                return Outcome::Return;
-            }
-            result
-        }
-        Call::Wait => event::wait(m, x[0], x[1], x),
-        Call::YieldTo => yield_to(m, environment, x),
-        Call::Halt => Ok(halt(m, me, stop_reason::HALTED, x[0])),
-        Call::Map => map(m, environment, x),
-        _ => plain(m, call, environment, x).map(|()| Outcome::Return),
-    };
-    match result {
-        Ok(outcome) => outcome,
-        Err(refusal) => {
-            x[0] = refusal as u64;
-            Outcome::Return
-        }
-    }
-}
-
-/// The calls that always go on with the caller: x0 = 0, further results in x1 and x2.
-#[inline(never)]
-fn plain<M: Machine>(m: &M, call: Call, environment: &Environment, x: &mut [u64; 11]) -> Result<(), Refusal> {
-    let request = *x;
-    x[1..].fill(0);
-    let done = match call {
-        Call::FrameAlloc => frame_alloc(m, environment, &request, x),
-        Call::FrameFree => frame_free(m, environment, &request, x),
-        Call::FrameKind => change_kind(m, environment, &request, x),
-        Call::PoolCreate => pool_create(m, environment, &request),
-        Call::PoolDestroy => pool_destroy(m, environment, &request),
-        Call::EnvCreate => env_create(m, environment, &request),
-        Call::EnvDestroy => env_destroy(m, environment, &request),
-        Call::BindingsAdd => {
-            let target = environment::look_up(m, environment, request[0], Rights::ENV_MAP)?;
-            environment::add_bindings(m, target, Pfn(request[1])).map(|frames| x[1] = frames)
-        }
-        Call::NamesGive => {
-            let target = environment::look_up(m, environment, request[0], Rights::ENV_MAP)?;
-            environment::give_names(m, environment.number(), target.number(), request[1], request[2], request[3])
-        }
-        Call::VcoreCreate => vcore_create(m, environment, &request),
-        Call::VcoreStart => vcore_start(m, environment, &request),
-        Call::VcoreStop => vcore_stop(m, environment, &request),
-        Call::VcoreReport => vcore_report(m, environment, &request, x),
-        Call::GateBind => bind(m, environment, &request, BindingKind::Gate),
-        Call::EventBind => bind(m, environment, &request, BindingKind::Event),
-        Call::Grant => grant(m, environment, &request),
-        Call::TakeBack => take_back(m, environment, &request),
-        Call::Restrict => binding::restrict(m, environment, request[0], request[1]),
-        Call::SliceClaim => slice_claim(m, environment, &request),
-        Call::SliceRelease => slice_release(m, environment, &request),
-        Call::IrqBind => irq_bind(m, environment, &request),
-        Call::IrqAck => {
-            line(m, environment, &request)?;
-            interrupt::acknowledge(m, environment, request[1])
-        }
-        Call::DebugWrite => debug_write(m, environment, &request),
-        Call::Power => switch_power(m, environment, &request),
-        Call::Audit => {
-            binding::look_up(m, environment, request[0], BindingKind::Power, Rights::POWER_AUDIT)?;
-            audit::frame(m, Pfn(request[1])).map(|found| x[1] = found)
-        }
-        // Null and Resume never get here: the vectors serve them.
-        _ => Ok(()),
-    };
-    if done.is_ok() {
-        x[0] = 0;
-    }
-    done
-}
-
-/// A bounded argument.
-fn below(value: u64, end: u64) -> Result<u64, Refusal> {
-    if value < end { Ok(value) } else { Err(Refusal::BadArgument) }
-}
-
-fn own_control<'m>(m: &'m impl Machine) -> Control<'m> {
-    vcore::control(m, m.vcore(m.core().running()))
-}
-
-/// A pool and the number of entries of the batch buffer, 1 to 64.
-fn batch_of(m: &impl Machine, environment: &Environment, x: &[u64; 11], rights: Rights) -> Result<(u64, u64), Refusal> {
-    let pool = binding::look_up(m, environment, x[0], BindingKind::Pool, rights)?.object;
-    if x[1] == 0 || x[1] > BATCH_ENTRIES { Err(Refusal::BadArgument) } else { Ok((pool, x[1])) }
-}
-
-fn notify(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
-    let target = binding::look_up(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)?;
-    Ok(event::notify(m, target.object, x))
+    result.unwrap_or_else(|refusal| {
+        x[0] = refusal as u64;
+        Outcome::Return
+    })
 }
 
 fn yield_to(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<Outcome, Refusal> {
@@ -225,18 +150,6 @@ pub fn upcall_events(m: &impl Machine, reference: VcoreRef) -> u64 {
     vcore.take(wanted)
 }
 
-fn map<M: Machine>(m: &M, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_MAP)?;
-    if x[1] == 0 || x[1] > BATCH_ENTRIES {
-        return Err(Refusal::BadArgument);
-    }
-    let (result, progress) = address_space::apply(m, environment, target, own_control(m), x[1]);
-    x.fill(0);
-    x[0] = result.err().map_or(0, |refusal| refusal as u64);
-    (x[1], x[2]) = (progress.entries, progress.pages);
-    Ok(Outcome::Return)
-}
-
 /// The batch of a `resume`: the same as `map` on the own tables. Answers the refusal's number and the entries done.
 pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     let environment = m.environment(m.core().running().environment());
@@ -253,319 +166,387 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     (result.err().map_or(0, |refusal| refusal as u64), progress.entries)
 }
 
-fn frame_alloc(
-    m: &impl Machine,
-    environment: &Environment,
-    x: &[u64; 11],
-    results: &mut [u64; 11],
-) -> Result<(), Refusal> {
-    let (number, count) = batch_of(m, environment, x, Rights::POOL_ALLOC)?;
-    let flags = below(x[2], alloc_flag::ZERO + 1)?;
-    let pool = pool::pool(m, number);
-    let control = own_control(m);
-    let mut zeroed = 0;
-    // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
-    pool.charge(count)?;
-    for done in 0..count {
-        let pfn = Pfn(control.batch(done)[0].load(Relaxed));
-        let zero = match () {
-            _ if zeroed == ZEROED_PER_CALL && flags != 0 => {
-                pool.uncharge(count - done);
-                return Err(Refusal::Again);
+/// A bounded argument.
+fn below(value: u64, end: u64) -> Result<u64, Refusal> {
+    if value < end { Ok(value) } else { Err(Refusal::BadArgument) }
+}
+
+fn own_control<M: Machine>(m: &M) -> Control<'_> {
+    vcore::control(m, m.vcore(m.core().running()))
+}
+
+/// A call that always goes on with the caller, at work.
+struct Request<'m, M: Machine> {
+    m: &'m M,
+    /// The caller's.
+    environment: &'m Environment,
+    /// x0 to x10.
+    x: [u64; 11],
+    /// x1 and x2 of the answer, also of a refusal.
+    results: [u64; 2],
+}
+
+impl<'m, M: Machine> Request<'m, M> {
+    #[inline(always)]
+    fn run(&mut self, call: Call) -> Result<(), Refusal> {
+        match call {
+            Call::Map => self.map(),
+            Call::FrameAlloc => self.frame_alloc(),
+            Call::FrameFree => self.frame_free(),
+            Call::FrameKind => self.frame_kind(),
+            Call::PoolCreate => self.pool_create(),
+            Call::PoolDestroy => self.pool_destroy(),
+            Call::EnvCreate => self.env_create(),
+            Call::EnvDestroy => self.env_destroy(),
+            Call::BindingsAdd => self.bindings_add(),
+            Call::NamesGive => self.names_give(),
+            Call::VcoreCreate => self.vcore_create(),
+            Call::VcoreStart => self.vcore_start(),
+            Call::VcoreStop => self.vcore_stop(),
+            Call::VcoreReport => self.vcore_report(),
+            Call::GateBind => self.bind(BindingKind::Gate),
+            Call::EventBind => self.bind(BindingKind::Event),
+            Call::Grant => self.grant(),
+            Call::TakeBack => self.take_back(),
+            Call::Restrict => binding::restrict(self.m, self.environment, self.x[0], self.x[1]),
+            Call::SliceClaim => self.slice_claim(),
+            Call::SliceRelease => self.slice_release(),
+            Call::IrqBind => self.irq_bind(),
+            Call::IrqAck => {
+                let line = self.line()?;
+                interrupt::acknowledge(self.m, self.environment, line)
             }
-            _ if zeroed == ZEROED_PER_CALL => Zero::Never,
-            _ if flags != 0 => Zero::Always,
-            _ => Zero::WhenNew,
-        };
-        match frame::allocate(m, number, pfn, zero) {
-            Ok(Allocated::Zeroed) => zeroed += 1,
-            Ok(Allocated::AsItWas) => {}
-            Err(refusal) => {
-                pool.uncharge(count - done);
-                return Err(refusal);
-            }
+            Call::DebugWrite => self.debug_write(),
+            Call::Power => self.power(),
+            Call::Audit => self.audit(),
+            // The vectors serve Null and Resume, the dispatcher those that switch.
+            _ => Ok(()),
         }
-        results[1] = done + 1;
     }
-    Ok(())
-}
 
-fn frame_free(
-    m: &impl Machine,
-    environment: &Environment,
-    x: &[u64; 11],
-    results: &mut [u64; 11],
-) -> Result<(), Refusal> {
-    let (number, count) = batch_of(m, environment, x, Rights::POOL_ALLOC)?;
-    let control = own_control(m);
-    let mut result = Ok(());
-    while result.is_ok() && results[1] < count {
-        result = frame::free(m, number, Pfn(control.batch(results[1])[0].load(Relaxed)));
-        results[1] += result.is_ok() as u64;
+    /// The live binding that argument `index` names.
+    #[inline(never)]
+    fn binding(&self, index: usize, kind: BindingKind, rights: Rights) -> Result<Binding, Refusal> {
+        binding::look_up(self.m, self.environment, self.x[index], kind, rights)
     }
-    pool::pool(m, number).uncharge(results[1]);
-    result
-}
 
-fn change_kind(
-    m: &impl Machine,
-    environment: &Environment,
-    x: &[u64; 11],
-    results: &mut [u64; 11],
-) -> Result<(), Refusal> {
-    let (number, count) = batch_of(m, environment, x, Rights::POOL_EXECUTE)?;
-    let kind = if below(x[2], frame_kind::CODE + 1)? == frame_kind::CODE { Kind::Code } else { Kind::Data };
-    let control = own_control(m);
-    let mut result = Ok(());
-    while result.is_ok() && results[1] < count {
-        let pfn = Pfn(control.batch(results[1])[0].load(Relaxed));
-        result = frame::unmapped(m, number, pfn).and_then(|old| {
-            m.frames().change(pfn, old, frame::Word::new(number, Kind::Busy, 0))?;
-            if kind == Kind::Code {
-                m.clean_code(pfn);
-            }
-            m.frames().set(pfn, frame::Word::new(number, kind, 0));
-            Ok(())
-        });
-        results[1] += result.is_ok() as u64;
+    /// The object of the live binding that argument 0 names.
+    #[inline(never)]
+    fn object(&self, kind: BindingKind, rights: Rights) -> Result<u64, Refusal> {
+        self.binding(0, kind, rights).map(|binding| binding.object)
     }
-    if kind == Kind::Code {
-        // Before any of them can be executed: mapping comes later than this call.
-        m.invalidate_instructions();
-    }
-    result
-}
 
-fn pool_create(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let parent = binding::look_up(m, environment, x[0], BindingKind::Pool, Rights::POOL_CARVE)?.object;
-    let (number, cell, quota, minimum) =
-        (below(x[1], MAX_POOLS)?, below(x[2], MAX_CELLS)?, below(x[3], 1 << 31)?, x[4]);
-    if number == 0 || minimum > quota {
-        return Err(Refusal::BadArgument);
+    /// The living environment that argument `index` names.
+    #[inline(never)]
+    fn env(&self, index: usize, rights: Rights) -> Result<&'m Environment, Refusal> {
+        environment::look_up(self.m, self.environment, self.x[index], rights)
     }
-    binding::check_cell(m, cell, environment.number())?;
-    binding::check_empty(m, environment, x[5])?;
-    pool::create(m, environment.number(), parent, number, cell, quota, minimum)?;
-    binding::claim_cell(m, cell, environment.number())?;
-    binding::write(m, environment, x[5], &Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, cell, number))
-}
 
-fn pool_destroy(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let root = binding::look_up(m, environment, x[0], BindingKind::Pool, Rights::POOL_REVOKE)?;
-    if !root.root {
-        return Err(Refusal::NotRoot);
+    /// Vcore x1 of Env x0.
+    #[inline(never)]
+    fn vcore(&self, rights: Rights) -> Result<(VcoreRef, &'m Vcore), Refusal> {
+        vcore::of(self.env(0, rights)?, self.x[1])
     }
-    match pool::pool(m, root.object).identity().state() {
-        pool::State::Shared if pool::has_children(m, root.object) => Err(Refusal::InUse),
-        pool::State::Shared => {
-            below(x[1], 1)?;
-            destroy::begin_pool(m, root.object);
-            // All its bindings are dead, this one lives on with nothing but the right to finish.
-            let last = Binding {
-                rights: Rights::POOL_REVOKE,
-                ..Binding::new(m, BindingKind::Pool, Rights::empty(), root.cell, root.object)
+
+    /// Argument `index`, which must be below `end`.
+    fn below(&self, index: usize, end: u64) -> Result<u64, Refusal> {
+        below(self.x[index], end)
+    }
+
+    /// x1 entries of the batch buffer: 1 to 64.
+    fn batch(&self) -> Result<u64, Refusal> {
+        if self.x[1] == 0 { Err(Refusal::BadArgument) } else { self.below(1, BATCH_ENTRIES + 1) }
+    }
+
+    /// The frame that entry `index` of the batch buffer names.
+    fn batch_frame(&self, index: u64) -> Pfn {
+        Pfn(own_control(self.m).batch(index)[0].load(Relaxed))
+    }
+
+    fn map(&mut self) -> Result<(), Refusal> {
+        let target = self.env(0, Rights::ENV_MAP)?;
+        let count = self.batch()?;
+        let (result, progress) = address_space::apply(self.m, self.environment, target, own_control(self.m), count);
+        self.results = [progress.entries, progress.pages];
+        result
+    }
+
+    fn frame_alloc(&mut self) -> Result<(), Refusal> {
+        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
+        let (count, always) = (self.batch()?, self.below(2, alloc_flag::ZERO + 1)? != 0);
+        let pool = pool::pool(self.m, number);
+        let (mut zeroed, mut result) = (0, Ok(()));
+        // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
+        pool.charge(count)?;
+        while result.is_ok() && self.results[0] < count {
+            let zero = match zeroed == ZEROED_PER_CALL {
+                true if always => {
+                    result = Err(Refusal::Again);
+                    break;
+                }
+                true => Zero::Never,
+                false if always => Zero::Always,
+                false => Zero::WhenNew,
             };
-            binding::replace(m, environment, x[0], &last)?;
-            Err(Refusal::Again)
+            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|allocated| {
+                zeroed += u64::from(allocated == Allocated::Zeroed);
+                self.results[0] += 1;
+            });
         }
-        pool::State::Dying => {
-            destroy::shared_pool(m, root.object)?;
-            binding::restrict(m, environment, x[0], 0)
+        pool.uncharge(count - self.results[0]);
+        result
+    }
+
+    /// Does something to the frames of the batch buffer, until one is refused.
+    fn each_frame(&mut self, count: u64, one: impl Fn(&Self, Pfn) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        while self.results[0] < count {
+            one(self, self.batch_frame(self.results[0]))?;
+            self.results[0] += 1;
         }
-        _ => Err(Refusal::InUse),
+        Ok(())
     }
-}
 
-fn env_create(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let pool = binding::look_up(m, environment, x[0], BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE)?;
-    if !pool.root {
-        return Err(Refusal::NotRoot);
+    fn frame_free(&mut self) -> Result<(), Refusal> {
+        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
+        let count = self.batch()?;
+        let result = self.each_frame(count, |request, pfn| frame::free(request.m, number, pfn));
+        pool::pool(self.m, number).uncharge(self.results[0]);
+        result
     }
-    let parts = Parts {
-        number: below(x[1], MAX_ENVIRONMENTS)?,
-        cell: below(x[2], MAX_CELLS)?,
-        pool: pool.object,
-        frame: Pfn(x[3]),
-        root: Pfn(x[4]),
-        bindings: Pfn(x[5]),
-        supervisor: m.core().running(),
-    };
-    environment::create(m, environment, parts.supervisor, &parts, x[6])
-}
 
-fn env_destroy(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let binding = binding::look_up(m, environment, x[0], BindingKind::Env, Rights::ENV_DESTROY)?;
-    if binding.object == environment.frame().0 {
-        return Err(Refusal::BadArgument);
+    fn frame_kind(&mut self) -> Result<(), Refusal> {
+        let number = self.object(BindingKind::Pool, Rights::POOL_EXECUTE)?;
+        let count = self.batch()?;
+        let kind = if self.below(2, frame_kind::CODE + 1)? == frame_kind::CODE { Kind::Code } else { Kind::Data };
+        let result = self.each_frame(count, |request, pfn| frame::set_kind(request.m, number, pfn, kind));
+        if kind == Kind::Code {
+            // Before any of them can be executed: mapping comes later than this call.
+            self.m.invalidate_instructions();
+        }
+        result
     }
-    destroy::environment(m, environment, m.environment(Pfn(binding.object)))?;
-    binding::restrict(m, environment, x[0], 0)
-}
 
-fn vcore_create(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_MAP)?;
-    let address = below(x[3], MAPPABLE_END)?;
-    if address % exo_abi::PAGE_BYTES != 0 || m.core_at(x[7]).is_none() {
-        return Err(Refusal::BadArgument);
-    }
-    let _guard = target.lock.lock();
-    vcore::create(m, target, x[1], Pfn(x[2]), address, x[7], &Start { pc: x[4], sp: x[5], argument: x[6] })
-}
-
-fn vcore_start(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_RUN)?;
-    let (reference, vcore) = vcore::of(target, x[1])?;
-    let anew = (x[2] != 0).then_some(Start { pc: x[2], sp: x[3], argument: x[4] });
-    vcore::start(m, reference, vcore, anew.as_ref())
-}
-
-fn vcore_stop(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_DESTROY)?;
-    let (reference, vcore) = vcore::of(target, x[1])?;
-    if reference == m.core().running() {
-        return Err(Refusal::WrongState);
-    }
-    vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0)
-}
-
-fn vcore_report(
-    m: &impl Machine,
-    environment: &Environment,
-    x: &[u64; 11],
-    results: &mut [u64; 11],
-) -> Result<(), Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_DESTROY)?;
-    let (_, vcore) = vcore::of(target, x[1])?;
-    if vcore.word().state() != State::Stopped {
-        return Err(Refusal::WrongState);
-    }
-    let reason = vcore.mask.load(Relaxed);
-    let control = vcore::control(m, vcore);
-    // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
-    let from = if reason == stop_reason::HALTED { control.upcall() } else { control.preempted() };
-    let to = own_control(m);
-    for (index, word) in from.iter().enumerate().take(FRAME_WORDS) {
-        to.batch(index as u64 / 2)[index % 2].store(word.load(Relaxed), Relaxed);
-    }
-    results[1] = reason;
-    results[2] = if reason == stop_reason::HALTED { vcore.alarm.load(Relaxed) } else { 0 };
-    Ok(())
-}
-
-/// `gate_bind` and `event_bind`.
-fn bind(m: &impl Machine, environment: &Environment, x: &[u64; 11], kind: BindingKind) -> Result<(), Refusal> {
-    let target = environment::look_up(m, environment, x[0], Rights::ENV_MAP)?;
-    let (reference, _) = vcore::of(target, x[1])?;
-    binding::check_cell(m, below(x[2], MAX_CELLS)?, target.number())?;
-    let mut made = Binding::new(m, kind, Rights::GATE_CALL | Rights::GRANT, x[2], reference.0);
-    if kind == BindingKind::Gate {
-        if x[4] == 0 {
+    fn pool_create(&self) -> Result<(), Refusal> {
+        let parent = self.object(BindingKind::Pool, Rights::POOL_CARVE)?;
+        let (number, cell) = (self.below(1, MAX_POOLS)?, self.below(2, MAX_CELLS)?);
+        let (quota, minimum) = (self.below(3, 1 << 31)?, self.x[4]);
+        if number == 0 || minimum > quota {
             return Err(Refusal::BadArgument);
         }
-        made.badge = x[4];
-    } else {
-        made.object |= below(x[4], event_end())? << 44;
+        let me = self.environment.number();
+        binding::check_cell(self.m, cell, me)?;
+        binding::check_empty(self.m, self.environment, self.x[5])?;
+        pool::create(self.m, me, parent, number, cell, quota, minimum)?;
+        binding::claim_cell(self.m, cell, me)?;
+        let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
+        binding::write(self.m, self.environment, self.x[5], &root)
     }
-    binding::write(m, environment, x[3], &made)
-}
 
-const fn event_end() -> u64 {
-    exo_abi::event::FIRST_OF_KERNEL
-}
-
-fn grant(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let source = binding::read(m, environment, x[0])?;
-    let target = environment::look_up(m, environment, x[1], Rights::ENV_MAP)?;
-    let copy = Copy { rights: x[3], cell: below(x[4], MAX_CELLS)?, first: x[5], count: x[6] };
-    let derived = binding::derive(m, environment.number(), &source, &copy)?;
-    binding::write(m, target, x[2], &derived)
-}
-
-fn take_back(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let cell = below(x[0], MAX_CELLS)?;
-    binding::check_cell(m, cell, environment.number())?;
-    binding::bump(m, cell, environment.number());
-    Ok(())
-}
-
-/// The Core binding x0 covers position x2 of core x1.
-fn position<'m>(
-    m: &'m impl Machine,
-    environment: &Environment,
-    x: &[u64; 11],
-) -> Result<(&'m slice::Core, Binding), Refusal> {
-    let binding = binding::look_up(m, environment, x[0], BindingKind::Core, Rights::CORE_CLAIM)?;
-    let core = m.core_at(x[1]).ok_or(Refusal::BadArgument)?;
-    below(x[2], SLICES_PER_CORE)?;
-    if !binding.covers(x[1].saturating_mul(SLICES_PER_CORE) + x[2], 1) {
-        return Err(Refusal::NoRight);
+    fn pool_destroy(&self) -> Result<(), Refusal> {
+        let root = self.binding(0, BindingKind::Pool, Rights::POOL_REVOKE)?;
+        if !root.root {
+            return Err(Refusal::NotRoot);
+        }
+        match pool::pool(self.m, root.object).identity().state() {
+            pool::State::Shared if pool::has_children(self.m, root.object) => Err(Refusal::InUse),
+            pool::State::Shared => {
+                self.below(1, 1)?;
+                destroy::begin_pool(self.m, root.object);
+                // All its bindings are dead, this one lives on with nothing but the right to finish.
+                let mut last = Binding::new(self.m, BindingKind::Pool, Rights::empty(), root.cell, root.object);
+                last.rights = Rights::POOL_REVOKE;
+                binding::replace(self.m, self.environment, self.x[0], &last)?;
+                Err(Refusal::Again)
+            }
+            pool::State::Dying => {
+                destroy::shared_pool(self.m, root.object)?;
+                binding::restrict(self.m, self.environment, self.x[0], 0)
+            }
+            _ => Err(Refusal::InUse),
+        }
     }
-    Ok((core, binding))
-}
 
-fn slice_claim(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let (core, binding) = position(m, environment, x)?;
-    let target = environment::look_up(m, environment, x[3], Rights::ENV_RUN)?;
-    let (reference, vcore) = vcore::of(target, x[4])?;
-    let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
-    let exact =
-        if below(x[6], slice_flag::EXACT + 1)? == slice_flag::EXACT { slice::Exact::Yes } else { slice::Exact::No };
-    if !(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds) {
-        return Err(Refusal::BadArgument);
+    fn env_create(&self) -> Result<(), Refusal> {
+        let pool = self.binding(0, BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE)?;
+        if !pool.root {
+            return Err(Refusal::NotRoot);
+        }
+        let parts = Parts {
+            number: self.below(1, MAX_ENVIRONMENTS)?,
+            cell: self.below(2, MAX_CELLS)?,
+            pool: pool.object,
+            frame: Pfn(self.x[3]),
+            root: Pfn(self.x[4]),
+            bindings: Pfn(self.x[5]),
+            supervisor: self.m.core().running(),
+        };
+        environment::create(self.m, self.environment, parts.supervisor, &parts, self.x[6])
     }
-    if vcore.home() != x[1] {
-        return Err(Refusal::WrongState);
-    }
-    let claim = slice::Claim {
-        owner: reference,
-        environment: target.number(),
-        cell: (binding.cell, binding.expected),
-        length: m.ticks(microseconds),
-        exact,
-    };
-    slice::claim(m, core, x[2], &claim)
-}
 
-fn slice_release(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let (core, _) = position(m, environment, x)?;
-    slice::release(m, core, x[2])
-}
-
-/// The Irq binding x0 covers line x1.
-fn line(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let binding = binding::look_up(m, environment, x[0], BindingKind::Irq, Rights::IRQ_BIND)?;
-    if binding.covers(x[1], 1) { Ok(()) } else { Err(Refusal::BadArgument) }
-}
-
-fn irq_bind(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    line(m, environment, x)?;
-    below(x[3], event_end().min(EVENTS))?;
-    let trigger = if below(x[4], 2)? == 1 { Trigger::Edge } else { Trigger::Level };
-    interrupt::bind(m, environment, x[1], x[2], x[3], trigger)
-}
-
-fn debug_write(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    let binding = binding::look_up(m, environment, x[0], BindingKind::Device, Rights::DEVICE_DEBUG)?;
-    if x[1] == 0 || x[1] > 48 || !m.uart().is_some_and(|uart| binding.covers(uart.0, 1)) {
-        return Err(Refusal::BadArgument);
+    fn env_destroy(&self) -> Result<(), Refusal> {
+        let frame = Pfn(self.object(BindingKind::Env, Rights::ENV_DESTROY)?);
+        let dying = self.m.environment(frame);
+        if frame == self.environment.frame() {
+            return Err(Refusal::BadArgument);
+        }
+        destroy::environment(self.m, self.environment, dying)?;
+        binding::restrict(self.m, self.environment, self.x[0], 0)
     }
-    if m.uart_owner().load(Acquire) != 0 {
-        return Err(Refusal::Claimed);
-    }
-    let mut bytes = [0; 48];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(&x[2..8]) {
-        chunk.copy_from_slice(&word.to_le_bytes());
-    }
-    m.write_uart(&bytes[..x[1] as usize]);
-    Ok(())
-}
 
-fn switch_power(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<(), Refusal> {
-    binding::look_up(m, environment, x[0], BindingKind::Power, Rights::POWER_OFF)?;
-    match x[1] {
-        power::OFF => m.power(Power::Off(x[2])),
-        power::RESET => m.power(Power::Reset),
-        _ => return Err(Refusal::BadArgument),
+    fn bindings_add(&mut self) -> Result<(), Refusal> {
+        let target = self.env(0, Rights::ENV_MAP)?;
+        self.results[0] = environment::add_bindings(self.m, target, Pfn(self.x[1]))?;
+        Ok(())
     }
-    Ok(())
+
+    fn names_give(&self) -> Result<(), Refusal> {
+        let target = self.env(0, Rights::ENV_MAP)?;
+        environment::give_names(self.m, self.environment.number(), target.number(), self.x[1], self.x[2], self.x[3])
+    }
+
+    fn vcore_create(&self) -> Result<(), Refusal> {
+        let target = self.env(0, Rights::ENV_MAP)?;
+        let address = self.below(3, MAPPABLE_END)?;
+        if address % exo_abi::PAGE_BYTES != 0 || self.m.core_at(self.x[7]).is_none() {
+            return Err(Refusal::BadArgument);
+        }
+        let start = Start { pc: self.x[4], sp: self.x[5], argument: self.x[6] };
+        let _guard = target.lock.lock();
+        vcore::create(self.m, target, self.x[1], Pfn(self.x[2]), address, self.x[7], &start)
+    }
+
+    fn vcore_start(&self) -> Result<(), Refusal> {
+        let (reference, vcore) = self.vcore(Rights::ENV_RUN)?;
+        let anew = (self.x[2] != 0).then_some(Start { pc: self.x[2], sp: self.x[3], argument: self.x[4] });
+        vcore::start(self.m, reference, vcore, anew.as_ref())
+    }
+
+    fn vcore_stop(&self) -> Result<(), Refusal> {
+        let (reference, vcore) = self.vcore(Rights::ENV_DESTROY)?;
+        if reference == self.m.core().running() {
+            return Err(Refusal::WrongState);
+        }
+        vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)
+    }
+
+    fn vcore_report(&mut self) -> Result<(), Refusal> {
+        let (_, vcore) = self.vcore(Rights::ENV_DESTROY)?;
+        if vcore.word().state() != State::Stopped {
+            return Err(Refusal::WrongState);
+        }
+        let reason = vcore.mask.load(Relaxed);
+        let control = vcore::control(self.m, vcore);
+        // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
+        let halted = reason == stop_reason::HALTED;
+        let from = if halted { control.upcall() } else { control.preempted() };
+        let to = own_control(self.m);
+        for (index, word) in from.iter().enumerate() {
+            to.batch(index as u64 / 2)[index % 2].store(word.load(Relaxed), Relaxed);
+        }
+        self.results = [reason, if halted { vcore.alarm.load(Relaxed) } else { 0 }];
+        Ok(())
+    }
+
+    /// `gate_bind` and `event_bind`.
+    fn bind(&self, kind: BindingKind) -> Result<(), Refusal> {
+        let target = self.env(0, Rights::ENV_MAP)?;
+        let (reference, _) = vcore::of(target, self.x[1])?;
+        binding::check_cell(self.m, self.below(2, MAX_CELLS)?, target.number())?;
+        let mut made = Binding::new(self.m, kind, Rights::GATE_CALL | Rights::GRANT, self.x[2], reference.0);
+        match kind {
+            BindingKind::Gate if self.x[4] == 0 => return Err(Refusal::BadArgument),
+            BindingKind::Gate => made.badge = self.x[4],
+            _ => made.object |= self.below(4, FIRST_OF_KERNEL)? << 44,
+        }
+        binding::write(self.m, self.environment, self.x[3], &made)
+    }
+
+    fn grant(&self) -> Result<(), Refusal> {
+        let source = binding::read(self.m, self.environment, self.x[0])?;
+        let target = self.env(1, Rights::ENV_MAP)?;
+        let copy = Copy { rights: self.x[3], cell: self.below(4, MAX_CELLS)?, first: self.x[5], count: self.x[6] };
+        let derived = binding::derive(self.m, self.environment.number(), &source, &copy)?;
+        binding::write(self.m, target, self.x[2], &derived)
+    }
+
+    fn take_back(&self) -> Result<(), Refusal> {
+        let (cell, me) = (self.below(0, MAX_CELLS)?, self.environment.number());
+        binding::check_cell(self.m, cell, me)?;
+        binding::bump(self.m, cell, me);
+        Ok(())
+    }
+
+    /// The Core binding x0 covers position x2 of core x1.
+    fn position(&self) -> Result<(&'m slice::Core, Binding), Refusal> {
+        let binding = self.binding(0, BindingKind::Core, Rights::CORE_CLAIM)?;
+        let core = self.m.core_at(self.x[1]).ok_or(Refusal::BadArgument)?;
+        let position = self.below(2, SLICES_PER_CORE)?;
+        let covered = binding.covers(core.id() * SLICES_PER_CORE + position, 1);
+        if covered { Ok((core, binding)) } else { Err(Refusal::NoRight) }
+    }
+
+    fn slice_claim(&self) -> Result<(), Refusal> {
+        let (core, binding) = self.position()?;
+        let target = self.env(3, Rights::ENV_RUN)?;
+        let (owner, vcore) = vcore::of(target, self.x[4])?;
+        let microseconds = if self.x[5] == 0 { DEFAULT_SLICE_US } else { self.x[5] };
+        let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { slice::Exact::No } else { slice::Exact::Yes };
+        if !(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds) {
+            return Err(Refusal::BadArgument);
+        }
+        if vcore.home() != core.id() {
+            return Err(Refusal::WrongState);
+        }
+        let cell = (binding.cell, binding.expected);
+        let length = self.m.ticks(microseconds);
+        let claim = slice::Claim { owner, environment: target.number(), cell, length, exact };
+        slice::claim(self.m, core, self.x[2], &claim)
+    }
+
+    fn slice_release(&self) -> Result<(), Refusal> {
+        let (core, _) = self.position()?;
+        slice::release(self.m, core, self.x[2])
+    }
+
+    /// Line x1, which the Irq binding x0 covers.
+    fn line(&self) -> Result<u64, Refusal> {
+        let binding = self.binding(0, BindingKind::Irq, Rights::IRQ_BIND)?;
+        if binding.covers(self.x[1], 1) { Ok(self.x[1]) } else { Err(Refusal::BadArgument) }
+    }
+
+    fn irq_bind(&self) -> Result<(), Refusal> {
+        let (line, event) = (self.line()?, self.below(3, FIRST_OF_KERNEL)?);
+        let trigger = if self.below(4, 2)? == 1 { Trigger::Edge } else { Trigger::Level };
+        interrupt::bind(self.m, self.environment, line, self.x[2], event, trigger)
+    }
+
+    fn debug_write(&self) -> Result<(), Refusal> {
+        let binding = self.binding(0, BindingKind::Device, Rights::DEVICE_DEBUG)?;
+        let count = self.x[1] as usize;
+        if self.x[1] == 0 || self.x[1] > 48 || !self.m.uart().is_some_and(|uart| binding.covers(uart.0, 1)) {
+            return Err(Refusal::BadArgument);
+        }
+        if self.m.uart_owner().load(Acquire) != 0 {
+            return Err(Refusal::Claimed);
+        }
+        let bytes = |index: usize| self.x[2 + index / 8].to_le_bytes()[index % 8];
+        (0..count).for_each(|index| self.m.write_uart(&[bytes(index)]));
+        Ok(())
+    }
+
+    fn power(&self) -> Result<(), Refusal> {
+        self.object(BindingKind::Power, Rights::POWER_OFF)?;
+        self.m.power(match self.x[1] {
+            power::OFF => Power::Off(self.x[2]),
+            power::RESET => Power::Reset,
+            _ => return Err(Refusal::BadArgument),
+        });
+        Ok(())
+    }
+
+    fn audit(&mut self) -> Result<(), Refusal> {
+        self.object(BindingKind::Power, Rights::POWER_AUDIT)?;
+        self.results[0] = audit::frame(self.m, Pfn(self.x[1]))?;
+        Ok(())
+    }
 }

@@ -207,6 +207,17 @@ pub fn unmapped(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<Word, Refusal> 
     }
 }
 
+/// Turns an unmapped frame of `pool` into code, or data.
+pub fn set_kind(m: &impl Machine, pool: u64, pfn: Pfn, kind: Kind) -> Result<(), Refusal> {
+    let old = unmapped(m, pool, pfn)?;
+    m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
+    if kind == Kind::Code {
+        m.clean_code(pfn);
+    }
+    m.frames().set(pfn, Word::new(pool, kind, 0));
+    Ok(())
+}
+
 /// Gives an unmapped frame of `pool` back; the caller then lowers the pool's use.
 pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
     let old = unmapped(m, pool, pfn)?;
