@@ -7,5 +7,6 @@ mod bindings;
 mod environments;
 mod frames;
 mod holdings;
+mod maps;
 mod pools;
 mod sequences;
