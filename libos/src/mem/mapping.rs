@@ -118,7 +118,7 @@ impl Mapping {
     }
 
     /// Keeps it for the program's whole life, as bytes. For what nobody writes: files, the archive, the device tree.
-    pub fn into_bytes(self) -> &'static [u8] {
+    pub(crate) fn into_bytes(self) -> &'static [u8] {
         let bytes = self.len();
         access::bytes_mapped_for_good(self.forever(), bytes)
     }
