@@ -34,10 +34,7 @@ impl core::fmt::Display for Unreadable {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Unreadable::Damaged(damage @ Damage::OtherVersion(_)) => {
-                write!(
-                    out,
-                    "{damage}: build kernel and applications from one commit"
-                )
+                write!(out, "{damage}: build kernel and applications from one commit")
             }
             Unreadable::Damaged(damage) => write!(out, "{damage}: build the image anew"),
             Unreadable::Refused(refusal) => write!(out, "the archive cannot be mapped: {refusal}"),
@@ -48,23 +45,17 @@ impl core::fmt::Display for Unreadable {
 impl Archive {
     /// Where the kernel says it lies.
     pub fn of(machine: &MachineInfo) -> Archive {
-        Archive {
-            first: machine.archive_frame,
-            frames: machine.archive_frames,
-        }
+        Archive { first: machine.archive_frame, frames: machine.archive_frames }
     }
 
     /// The frame of `page`, of `pages` that lie in the archive.
     pub fn frame(&self, page: u32, pages: u32) -> Option<Pfn> {
-        (u64::from(page) + u64::from(pages) <= self.frames)
-            .then_some(Pfn(self.first + u64::from(page)))
+        (u64::from(page) + u64::from(pages) <= self.frames).then_some(Pfn(self.first + u64::from(page)))
     }
 
     /// The manifest, checked.
     pub fn manifest(&self) -> Result<Manifest, Unreadable> {
-        let front = |pages| {
-            Mapping::readable(first::ARCHIVE, Pfn(self.first), pages).map_err(Unreadable::Refused)
-        };
+        let front = |pages| Mapping::readable(first::ARCHIVE, Pfn(self.first), pages).map_err(Unreadable::Refused);
         if self.frames == 0 {
             return Err(Unreadable::Damaged(Damage::TooShort));
         }
@@ -92,10 +83,7 @@ impl Archive {
         if sum.value() == segment.crc32 {
             Ok(())
         } else {
-            Err(Failed::because(
-                STEP,
-                "their checksum is wrong: build the image anew",
-            ))
+            Err(Failed::because(STEP, "their checksum is wrong: build the image anew"))
         }
     }
 
@@ -108,17 +96,13 @@ impl Archive {
     ) -> Result<(), Failed> {
         let first_frame = self
             .frame(segment.archive_page, segment.archive_pages)
-            .ok_or(Failed::because(
-                step,
-                "they lie beyond the archive's end: build the image anew",
-            ))?;
+            .ok_or(Failed::because(step, "they lie beyond the archive's end: build the image anew"))?;
         let pages = u64::from(segment.archive_pages);
         let mut buffer = vec![0; PAGE_BYTES as usize];
         let mut page = 0;
         while page < pages {
             let part = (pages - page).min(WINDOW_PAGES);
-            let window = Mapping::readable(first::ARCHIVE, Pfn(first_frame.0 + page), part)
-                .while_doing(step)?;
+            let window = Mapping::readable(first::ARCHIVE, Pfn(first_frame.0 + page), part).while_doing(step)?;
             for offset in 0..part {
                 window.read(offset * PAGE_BYTES, &mut buffer);
                 take(page + offset, &buffer)?;

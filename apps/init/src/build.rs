@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use exo_abi::binding::{Rights, first};
 use exo_abi::exposed::MachineInfo;
 use exo_abi::page::Prot;
-use exo_abi::{BINDINGS_PER_FRAME, Handle, NAMES_PER_CALL, Pfn};
+use exo_abi::{BINDINGS_PER_FRAME, Handle, NAMES_PER_CALL, Pfn, Refusal};
 use gifts::Gifts;
 use libos::protocol::supervisor::Given;
 use libos::start::Layout;
@@ -96,13 +96,8 @@ pub fn build(ground: &Ground, order: &Order) -> Result<Child, Failed> {
     }
     let space = Space::plan(ground, order)?;
     let pool = create_pool(order)?;
-    let mut child = Child {
-        environment: pool,
-        pool: Some(pool),
-        gates: Vec::new(),
-        places: space.places(),
-        given: Vec::new(),
-    };
+    let mut child =
+        Child { environment: pool, pool: Some(pool), gates: Vec::new(), places: space.places(), given: Vec::new() };
     match fill(ground, order, &space, pool, &mut child) {
         Ok(()) => Ok(child),
         Err(failed) => {
@@ -133,30 +128,15 @@ pub fn destroy(child: Child) -> bool {
 fn create_pool(order: &Order) -> Result<Handle, Failed> {
     const STEP: &str = "create its pool";
     let slot = slot(STEP)?;
-    let Numbers {
-        pool, pool_cell, ..
-    } = order.numbers;
-    let created = sys::pool_create(
-        Handle::POOL,
-        pool,
-        pool_cell,
-        order.program.frames,
-        order.program.minimum,
-        slot,
-    );
+    let Numbers { pool, pool_cell, .. } = order.numbers;
+    let created = sys::pool_create(Handle::POOL, pool, pool_cell, order.program.frames, order.program.minimum, slot);
     if created.is_err() {
         slots::give_back(slot);
     }
     created.while_doing(STEP).map(|()| slot)
 }
 
-fn fill(
-    ground: &Ground,
-    order: &Order,
-    space: &Space,
-    pool: Handle,
-    child: &mut Child,
-) -> Result<(), Failed> {
+fn fill(ground: &Ground, order: &Order, space: &Space, pool: Handle, child: &mut Child) -> Result<(), Failed> {
     let mut frames = Frames::take(pool, 3 + space.frames())?;
     create_environment(order, pool, &mut frames, child)?;
     let environment = child.environment;
@@ -178,24 +158,11 @@ fn fill(
     Ok(())
 }
 
-fn create_environment(
-    order: &Order,
-    pool: Handle,
-    frames: &mut Frames,
-    child: &mut Child,
-) -> Result<(), Failed> {
+fn create_environment(order: &Order, pool: Handle, frames: &mut Frames, child: &mut Child) -> Result<(), Failed> {
     const STEP: &str = "create its environment";
     let slot = slot(STEP)?;
-    let parts = EnvFrames {
-        environment: frames.next(),
-        root: frames.next(),
-        bindings: frames.next(),
-    };
-    let Numbers {
-        environment,
-        environment_cell,
-        ..
-    } = order.numbers;
+    let parts = EnvFrames { environment: frames.next(), root: frames.next(), bindings: frames.next() };
+    let Numbers { environment, environment_cell, .. } = order.numbers;
     let created = sys::env_create(pool, environment, environment_cell, parts, slot);
     if created.is_err() {
         slots::give_back(slot);
@@ -206,56 +173,31 @@ fn create_environment(
 }
 
 fn give_names(order: &Order, environment: Handle) -> Result<(), Failed> {
-    let Numbers {
-        given_environments,
-        given_pools,
-        given_cells,
-        ..
-    } = order.numbers;
-    for (kind, (first, count)) in [
-        (NameKind::Environments, given_environments),
-        (NameKind::Pools, given_pools),
-        (NameKind::Cells, given_cells),
-    ] {
+    let Numbers { given_environments, given_pools, given_cells, .. } = order.numbers;
+    for (kind, (first, count)) in
+        [(NameKind::Environments, given_environments), (NameKind::Pools, given_pools), (NameKind::Cells, given_cells)]
+    {
         let mut done = 0;
         while done < count {
             let part = (count - done).min(NAMES_PER_CALL);
-            sys::names_give(environment, kind, first + done, part)
-                .while_doing("give it numbers")?;
+            sys::names_give(environment, kind, first + done, part).while_doing("give it numbers")?;
             done += part;
         }
     }
     Ok(())
 }
 
-fn create_vcore(
-    order: &Order,
-    layout: &Layout,
-    environment: Handle,
-    pool: Handle,
-    control: Pfn,
-) -> Result<(), Failed> {
+fn create_vcore(order: &Order, layout: &Layout, environment: Handle, pool: Handle, control: Pfn) -> Result<(), Failed> {
     let start = VcoreStart {
         control_frame: control,
         control_va: layout.control,
         pc: order.program.entry,
         sp: layout.upcall_stack_end,
         x0: layout.info,
-        core: order
-            .program
-            .slices
-            .first()
-            .map_or(0, |slices| u64::from(slices.core)),
+        core: order.program.slices.first().map_or(0, |slices| u64::from(slices.core)),
     };
     sys::vcore_create_other(environment, 0, &start).while_doing("create its vcore")?;
-    space::map(
-        environment,
-        "map its control page",
-        layout.control,
-        &[control],
-        Prot::READ | Prot::WRITE,
-        pool,
-    )
+    space::map(environment, "map its control page", layout.control, &[control], Prot::READ | Prot::WRITE, pool)
 }
 
 /// Its first positions are claimed for its vcore; the others wait for vcores it makes itself.
@@ -265,60 +207,32 @@ fn claim_slices(ground: &Ground, order: &Order, environment: Handle) -> Result<(
         return Err(Failed::because(STEP, "the manifest gives it none"));
     };
     let position = gifts::position(ground, order, 0, STEP)?;
-    let terms = sys::SliceTerms {
-        micros: u64::from(slices.micros),
-        exact: slices.exact,
-    };
+    let terms = sys::SliceTerms { micros: u64::from(slices.micros), exact: slices.exact };
     for index in 0..u64::from(slices.count) {
-        sys::slice_claim(
-            first::CORES,
-            u64::from(slices.core),
-            position + index,
-            environment,
-            0,
-            terms,
-        )
-        .while_doing(STEP)?;
+        sys::slice_claim(first::CORES, u64::from(slices.core), position + index, environment, 0, terms)
+            .while_doing(STEP)?;
     }
     Ok(())
 }
 
 /// A binding for each program that may call it: later init cannot make any, since it gives the right away.
-fn bind_service_gates(
-    ground: &Ground,
-    order: &Order,
-    environment: Handle,
-    child: &mut Child,
-) -> Result<(), Failed> {
+fn bind_service_gates(ground: &Ground, order: &Order, environment: Handle, child: &mut Child) -> Result<(), Failed> {
     const STEP: &str = "bind its gate";
     let cell = order.numbers.given_cells.0;
     for (client, program) in ground.manifest.programs.iter().enumerate() {
-        let calls = program
-            .calls
-            .iter()
-            .any(|peer| peer.program as usize == order.index);
+        let calls = program.calls.iter().any(|peer| peer.program as usize == order.index);
         // Init itself says what it has to say through the console.
         let says = client == Manifest::FIRST && is_console(order.program);
         if !calls && !says {
             continue;
         }
         let handle = slot(STEP)?;
-        let bound = sys::gate_bind(
-            environment,
-            0,
-            cell,
-            handle,
-            crate::numbers::badge(client, 0),
-        );
+        let bound = sys::gate_bind(environment, 0, cell, handle, crate::numbers::badge(client, 0));
         if bound.is_err() {
             slots::give_back(handle);
         }
         bound.while_doing(STEP)?;
-        child.gates.push(ServiceGate {
-            server: order.index,
-            client,
-            handle,
-        });
+        child.gates.push(ServiceGate { server: order.index, client, handle });
     }
     Ok(())
 }
@@ -350,9 +264,14 @@ struct Frames {
 
 impl Frames {
     fn take(pool: Handle, count: u64) -> Result<Frames, Failed> {
+        const STEP: &str = "find frames for it";
         let mut frames = alloc::vec![Pfn(0); count as usize];
-        mem::alloc_frames(pool, &mut frames).while_doing("find frames for it")?;
-        Ok(Frames { frames, used: 0 })
+        match mem::alloc_frames(pool, &mut frames) {
+            Err(Refusal::QuotaExceeded) => {
+                Err(Failed::because(STEP, "its quota is too small: raise `frames` in the manifest"))
+            }
+            taken => taken.while_doing(STEP).map(|()| Frames { frames, used: 0 }),
+        }
     }
 
     /// The next one. There are as many as the plan counted.
@@ -378,7 +297,7 @@ fn destroy_pool(pool: Handle) {
     slots::empty(pool);
 }
 
-fn steps(mut step: impl FnMut(u64) -> Result<Progress, exo_abi::Refusal>) -> bool {
+fn steps(mut step: impl FnMut(u64) -> Result<Progress, Refusal>) -> bool {
     let mut cursor = 0;
     for _ in 0..MOST_DESTROY_STEPS {
         match step(cursor) {

@@ -25,10 +25,7 @@ pub enum Why {
 impl Failed {
     /// `step` failed because of `why`.
     pub const fn because(step: &'static str, why: &'static str) -> Failed {
-        Failed {
-            step,
-            why: Why::Because(why),
-        }
+        Failed { step, why: Why::Because(why) }
     }
 
     fn remedy(&self) -> Option<&'static str> {
@@ -67,19 +64,13 @@ pub trait While<T> {
 
 impl<T> While<T> for Result<T, Refusal> {
     fn while_doing(self, step: &'static str) -> Result<T, Failed> {
-        self.map_err(|refusal| Failed {
-            step,
-            why: Why::Refused(refusal),
-        })
+        self.map_err(|refusal| Failed { step, why: Why::Refused(refusal) })
     }
 }
 
 impl<T> While<T> for Result<T, Stopped> {
     fn while_doing(self, step: &'static str) -> Result<T, Failed> {
-        self.map_err(|stopped| Failed {
-            step,
-            why: Why::Refused(stopped.refusal),
-        })
+        self.map_err(|stopped| Failed { step, why: Why::Refused(stopped.refusal) })
     }
 }
 
@@ -92,15 +83,9 @@ mod tests {
     fn a_failure_names_step_reason_and_remedy() {
         let refused: Result<(), _> = Err(Refusal::QuotaExceeded);
         assert_eq!(
-            refused
-                .while_doing("create its pool")
-                .unwrap_err()
-                .to_string(),
+            refused.while_doing("create its pool").unwrap_err().to_string(),
             "could not create its pool: the quota does not suffice (lower `frames` in the manifest, or give the machine more memory)"
         );
-        assert_eq!(
-            Failed::because("number it", "no more cells").to_string(),
-            "could not number it: no more cells"
-        );
+        assert_eq!(Failed::because("number it", "no more cells").to_string(), "could not number it: no more cells");
     }
 }

@@ -43,11 +43,7 @@ pub struct Supply {
 impl Supply {
     /// All numbers from the first that the kernel left unused.
     pub const fn from(environments: u64, pools: u64, cells: u64) -> Supply {
-        Supply {
-            environments,
-            pools,
-            cells,
-        }
+        Supply { environments, pools, cells }
     }
 
     /// A cell for init itself.
@@ -64,17 +60,9 @@ impl Supply {
             pool: take(&mut left.pools, 1, MAX_POOLS)?.0,
             environment_cell: take(&mut left.cells, 1, MAX_CELLS)?.0,
             pool_cell: take(&mut left.cells, 1, MAX_CELLS)?.0,
-            given_environments: take(
-                &mut left.environments,
-                u64::from(names.environments),
-                MAX_ENVIRONMENTS,
-            )?,
+            given_environments: take(&mut left.environments, u64::from(names.environments), MAX_ENVIRONMENTS)?,
             given_pools: take(&mut left.pools, u64::from(names.pools), MAX_POOLS)?,
-            given_cells: take(
-                &mut left.cells,
-                u64::from(names.cells).max(LEAST_CELLS),
-                MAX_CELLS,
-            )?,
+            given_cells: take(&mut left.cells, u64::from(names.cells).max(LEAST_CELLS), MAX_CELLS)?,
         };
         *self = left;
         Some(numbers)
@@ -102,8 +90,7 @@ pub const fn program_of(badge: u64) -> usize {
 /// other; core 0 begins at `first_free`. `None`: the vector is full.
 pub fn position(manifest: &Manifest, program: usize, group: usize, first_free: u64) -> Option<u64> {
     let wanted = manifest.programs.get(program)?.slices.get(group)?;
-    let before =
-        |number: usize, index: usize| number < program || (number == program && index < group);
+    let before = |number: usize, index: usize| number < program || (number == program && index < group);
     let mut position = if wanted.core == 0 { first_free } else { 0 };
     for (number, other) in manifest.programs.iter().enumerate().skip(1) {
         for (index, slices) in other.slices.iter().enumerate() {
@@ -127,10 +114,7 @@ mod tests {
         let mut supply = Supply::from(2, 3, 4);
         let a = supply.numbers(&manifest, 1).unwrap();
         let b = supply.numbers(&manifest, 2).unwrap();
-        assert_eq!(
-            (a.environment, a.pool, a.environment_cell, a.pool_cell),
-            (2, 3, 4, 5)
-        );
+        assert_eq!((a.environment, a.pool, a.environment_cell, a.pool_cell), (2, 3, 4, 5));
         assert_eq!(a.given_cells, (6, LEAST_CELLS));
         assert_eq!((b.environment, b.pool, b.environment_cell), (3, 4, 10));
         assert_eq!(supply.cell(), Some(12 + b.given_cells.1));
@@ -160,12 +144,7 @@ mod tests {
     #[test]
     fn no_position_is_given_twice() {
         let mut manifest = manifest();
-        let slices = |core, count| Slices {
-            core,
-            count,
-            micros: 1000,
-            exact: false,
-        };
+        let slices = |core, count| Slices { core, count, micros: 1000, exact: false };
         manifest.programs[1].slices = vec![slices(0, 2), slices(1, 1), slices(0, 3)];
         manifest.programs[2].slices = vec![slices(0, 58), slices(1, 64), slices(0, u32::MAX)];
         assert_eq!(position(&manifest, 1, 0, 1), Some(1));

@@ -40,11 +40,7 @@ pub enum Said {
 impl Out {
     /// Nothing to say.
     pub const fn new() -> Out {
-        Out {
-            pending: String::new(),
-            lost: 0,
-            console: None,
-        }
+        Out { pending: String::new(), lost: 0, console: None }
     }
 
     /// The gate to use while a driver has the UART; `None`: it is down.
@@ -56,10 +52,7 @@ impl Out {
     pub fn pump(&mut self) -> Said {
         if self.lost > 0 && self.pending.len() < MOST_PENDING / 2 {
             let lost = core::mem::take(&mut self.lost);
-            let _ = fmt::Write::write_fmt(
-                self,
-                format_args!("init: {lost} bytes of messages were lost\n"),
-            );
+            let _ = fmt::Write::write_fmt(self, format_args!("init: {lost} bytes of messages were lost\n"));
         }
         let mut said = 0;
         for _ in 0..MOST_CALLS {
@@ -70,22 +63,16 @@ impl Out {
             let (line, taken) = for_a_terminal(rest);
             match sys::debug_write(first::DEVICES, line.as_bytes()) {
                 Ok(()) => said += taken,
-                Err(Refusal::Claimed) => {
-                    match self.write_to_driver(&rest[..rest.len().min(MAX_BYTES)]) {
-                        0 => break,
-                        taken => said += taken,
-                    }
-                }
+                Err(Refusal::Claimed) => match self.write_to_driver(&rest[..rest.len().min(MAX_BYTES)]) {
+                    0 => break,
+                    taken => said += taken,
+                },
                 // There is no UART: nobody will ever hear it.
                 Err(_) => said += taken,
             }
         }
         self.pending.drain(..said);
-        if self.pending.is_empty() {
-            Said::Everything
-        } else {
-            Said::NotAll
-        }
+        if self.pending.is_empty() { Said::Everything } else { Said::NotAll }
     }
 
     /// Says everything and waits until it is on the line, within bounds.
@@ -101,33 +88,18 @@ impl Out {
 
     /// Bytes the driver took.
     fn write_to_driver(&self, bytes: &[u8]) -> usize {
-        let flags = if bytes.ends_with(b"\n") {
-            0
-        } else {
-            console::flag::FLUSH
-        };
-        let reply = self.ask(
-            Message::new(console::WRITE)
-                .with_bytes(bytes)
-                .with_flags(flags),
-        );
+        let flags = if bytes.ends_with(b"\n") { 0 } else { console::flag::FLUSH };
+        let reply = self.ask(Message::new(console::WRITE).with_bytes(bytes).with_flags(flags));
         reply.map_or(0, |reply| (reply.number as usize).min(bytes.len()))
     }
 
     fn driver_is_done(&self) -> bool {
-        self.console.is_none()
-            || self
-                .ask(Message::new(console::DRAIN))
-                .is_some_and(|reply| reply.number == 0)
+        self.console.is_none() || self.ask(Message::new(console::DRAIN)).is_some_and(|reply| reply.number == 0)
     }
 
     fn ask(&self, request: Message) -> Option<Message> {
         let deadline = Instant::now() + core::time::Duration::from_micros(PATIENCE_US);
-        let message = sys::CallMessage {
-            words: request.to_words(),
-            deadline: Some(deadline.0),
-            ..Default::default()
-        };
+        let message = sys::CallMessage { words: request.to_words(), deadline: Some(deadline.0), ..Default::default() };
         let received = sys::call(self.console?, &message).ok()?;
         Some(Message::from_words(&received.words)).filter(|reply| reply.code == status::OK)
     }

@@ -24,11 +24,7 @@ impl Places {
         }
         for handed in &program.files {
             if let Some(file) = manifest.files.get(handed.file as usize) {
-                places.add(
-                    handed.va,
-                    handed.va.saturating_add(u64::from(file.pages) * PAGE_BYTES),
-                    Region::File,
-                );
+                places.add(handed.va, handed.va.saturating_add(u64::from(file.pages) * PAGE_BYTES), Region::File);
             }
         }
         places
@@ -41,10 +37,7 @@ impl Places {
 
     /// Where `address` lies.
     pub fn region(&self, address: u64) -> Region {
-        let named = self
-            .0
-            .iter()
-            .find(|(start, end, _)| (*start..*end).contains(&address));
+        let named = self.0.iter().find(|(start, end, _)| (*start..*end).contains(&address));
         match named {
             Some(&(_, _, region)) => region,
             None if Pfn(address >> 12) == Pfn(0) => Region::Null,

@@ -36,24 +36,14 @@ impl PostMortem<'_> {
 
     /// Where the address of the fault lies, or else its pc.
     pub fn region(&self) -> Region {
-        let address = if self.cause().has_address() {
-            self.frame.address
-        } else {
-            self.frame.pc
-        };
+        let address = if self.cause().has_address() { self.frame.address } else { self.frame.pc };
         self.places.region(address)
     }
 }
 
 impl fmt::Display for PostMortem<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PostMortem {
-            program,
-            environment,
-            vcore,
-            frame,
-            ..
-        } = self;
+        let PostMortem { program, environment, vcore, frame, .. } = self;
         write!(out, "{program} (environment {environment}, vcore {vcore}) ")?;
         match self.reason {
             stop_reason::FAULTED => writeln!(out, "died: it {}", self.cause())?,
@@ -61,31 +51,19 @@ impl fmt::Display for PostMortem<'_> {
             stop_reason::STOPPED => writeln!(out, "was stopped")?,
             _ => return writeln!(out, "stopped for reason {}", self.reason),
         }
-        if self.reason == stop_reason::FAULTED && self.cause().has_address() {
-            writeln!(
-                out,
-                "  address {:#018x} in {}",
-                frame.address,
-                self.places.region(frame.address).text()
-            )?;
+        let faulted = self.reason == stop_reason::FAULTED;
+        if faulted && self.cause().has_address() {
+            let region = self.places.region(frame.address).text();
+            writeln!(out, "  address {:#018x} in {region}", frame.address)?;
         }
-        writeln!(
-            out,
-            "  pc      {:#018x} in {}",
-            frame.pc,
-            self.places.region(frame.pc).text()
-        )?;
-        writeln!(
-            out,
-            "  sp      {:#018x} in {}",
-            frame.sp,
-            self.places.region(frame.sp).text()
-        )?;
-        writeln!(
-            out,
-            "  cause   {:#018x} flags {:#010x}",
-            frame.cause, frame.flags
-        )?;
+        for (name, address) in [("pc", frame.pc), ("sp", frame.sp)] {
+            writeln!(out, "  {name:<7} {address:#018x} in {}", self.places.region(address).text())?;
+        }
+        // What stopped without a fault has the cause of some earlier exception there.
+        if faulted {
+            writeln!(out, "  cause   {:#018x}", frame.cause)?;
+        }
+        writeln!(out, "  flags   {:#018x}", frame.flags)?;
         registers(frame, out)
     }
 }
@@ -110,10 +88,7 @@ pub struct Failures {
 impl Failures {
     /// None yet.
     pub const fn new() -> Failures {
-        Failures {
-            last: VecDeque::new(),
-            total: 0,
-        }
+        Failures { last: VecDeque::new(), total: 0 }
     }
 
     /// One more; the oldest is forgotten when there are too many.
@@ -125,10 +100,7 @@ impl Failures {
 
     /// The one `back` places back, 0 being the last.
     pub fn get(&self, back: usize) -> Option<Failure> {
-        self.last.get(back).map(|failure| Failure {
-            total: self.total,
-            ..*failure
-        })
+        self.last.get(back).map(|failure| Failure { total: self.total, ..*failure })
     }
 }
 
@@ -157,16 +129,7 @@ mod tests {
     fn told(reason: u64, frame: &Frame) -> String {
         let manifest = manifest();
         let places = Places::of(&manifest, &manifest.programs[2]);
-        PostMortem {
-            program: "shell",
-            environment: 5,
-            vcore: 0,
-            reason,
-            code: 3,
-            frame,
-            places: &places,
-        }
-        .to_string()
+        PostMortem { program: "shell", environment: 5, vcore: 0, reason, code: 3, frame, places: &places }.to_string()
     }
 
     #[test]
@@ -185,10 +148,7 @@ mod tests {
 
     #[test]
     fn an_end_is_one_line() {
-        assert_eq!(
-            told(stop_reason::HALTED, &frame()),
-            "shell (environment 5, vcore 0) ended with code 3\n"
-        );
+        assert_eq!(told(stop_reason::HALTED, &frame()), "shell (environment 5, vcore 0) ended with code 3\n");
     }
 
     #[test]

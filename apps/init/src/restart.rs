@@ -69,14 +69,7 @@ const MOST_DOUBLINGS: u32 = 16;
 impl Life {
     /// Of a program that nobody has started.
     pub const fn new() -> Life {
-        Life {
-            state: State::Idle,
-            restarts: 0,
-            failures: 0,
-            last: None,
-            in_a_row: 0,
-            since: 0,
-        }
+        Life { state: State::Idle, restarts: 0, failures: 0, last: None, in_a_row: 0, since: 0 }
     }
 
     /// It begins to run.
@@ -102,9 +95,7 @@ impl Life {
         };
         if again && (rule.tries == 0 || self.in_a_row < rule.tries) {
             let doublings = self.in_a_row.min(MOST_DOUBLINGS);
-            let pause = ticks(rule.base_ms, ticks_a_ms)
-                .saturating_mul(1 << doublings)
-                .min(cap);
+            let pause = ticks(rule.base_ms, ticks_a_ms).saturating_mul(1 << doublings).min(cap);
             self.in_a_row = self.in_a_row.saturating_add(1);
             self.restarts = self.restarts.saturating_add(1);
             self.state = State::Waiting;
@@ -145,12 +136,7 @@ fn ticks(ms: u32, ticks_a_ms: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const RULE: Restart = Restart {
-        when: RestartWhen::OnFailure,
-        base_ms: 10,
-        cap_ms: 100,
-        tries: 0,
-    };
+    const RULE: Restart = Restart { when: RestartWhen::OnFailure, base_ms: 10, cap_ms: 100, tries: 0 };
 
     fn pause(life: &mut Life, rule: &Restart, now: u64) -> Option<u64> {
         life.began(now);
@@ -164,10 +150,7 @@ mod tests {
     fn each_failure_in_a_row_doubles_the_pause_up_to_the_cap() {
         let mut life = Life::new();
         let pauses: [_; 6] = core::array::from_fn(|i| pause(&mut life, &RULE, i as u64));
-        assert_eq!(
-            pauses,
-            [Some(10), Some(20), Some(40), Some(80), Some(100), Some(100)]
-        );
+        assert_eq!(pauses, [Some(10), Some(20), Some(40), Some(80), Some(100), Some(100)]);
         assert_eq!((life.restarts, life.failures), (6, 6));
     }
 
@@ -178,10 +161,7 @@ mod tests {
             let _ = pause(&mut life, &RULE, now);
         }
         life.began(1000);
-        assert_eq!(
-            life.ended(End::Faulted, &RULE, 1201, 1),
-            Next::StartAt(1211)
-        );
+        assert_eq!(life.ended(End::Faulted, &RULE, 1201, 1), Next::StartAt(1211));
     }
 
     #[test]
@@ -226,19 +206,11 @@ mod tests {
 
     #[test]
     fn extreme_rules_do_not_overflow() {
-        let rule = Restart {
-            when: RestartWhen::Always,
-            base_ms: u32::MAX,
-            cap_ms: u32::MAX,
-            tries: 0,
-        };
+        let rule = Restart { when: RestartWhen::Always, base_ms: u32::MAX, cap_ms: u32::MAX, tries: 0 };
         let mut life = Life::new();
         for _ in 0..70_000u32 {
             life.began(u64::MAX - 1);
-            assert_eq!(
-                life.ended(End::Faulted, &rule, u64::MAX, u64::MAX),
-                Next::StartAt(u64::MAX)
-            );
+            assert_eq!(life.ended(End::Faulted, &rule, u64::MAX, u64::MAX), Next::StartAt(u64::MAX));
         }
         assert_eq!(life.restarts, u16::MAX);
     }

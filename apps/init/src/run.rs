@@ -32,12 +32,7 @@ pub fn main() -> u64 {
     let Some((own_cell, next_cell)) = own_cell() else {
         return refuse(out, &"the kernel has no revocation cell left for init");
     };
-    say!(
-        out,
-        "{}, {} programs",
-        manifest.image,
-        manifest.programs.len()
-    );
+    say!(out, "{}, {} programs", manifest.image, manifest.programs.len());
     let ground = Ground {
         manifest,
         archive,
@@ -46,11 +41,7 @@ pub fn main() -> u64 {
         own_cell,
         first_position: OWN_POSITIONS,
     };
-    let mut world = World::new(
-        ground,
-        Supply::from(FIRST_FREE_ENVIRONMENT, FIRST_FREE_POOL, next_cell),
-        out,
-    );
+    let mut world = World::new(ground, Supply::from(FIRST_FREE_ENVIRONMENT, FIRST_FREE_POOL, next_cell), out);
     world.begin();
     serve(&mut world)
 }
@@ -76,22 +67,14 @@ fn serve(world: &mut World) -> ! {
     let mut reply = Answer::words([0; 7]);
     loop {
         let alarm = world.tend();
-        let message = ReplyMessage {
-            words: reply.words,
-            mask: EVENTS,
-            send: reply.send,
-            alarm,
-            ..Default::default()
-        };
+        let message = ReplyMessage { words: reply.words, mask: EVENTS, send: reply.send, alarm, ..Default::default() };
         let [badge, words @ .., _] = sys::reply_wait(&message);
         reply = Answer::words([0; 7]);
         match badge {
             // A refused reply shows as no event: only a binding that went stale meanwhile can be the reason.
             0 => {
                 let events = words[0];
-                world
-                    .watchdog
-                    .signs(events & Watchdog::EVENTS, Instant::now().0);
+                world.watchdog.signs(events & Watchdog::EVENTS, Instant::now().0);
                 if events >> event::CHILD & 1 == 1 {
                     world.look_at_children();
                 }

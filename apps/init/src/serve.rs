@@ -51,21 +51,12 @@ pub fn answer(world: &mut World, badge: u64, words: &Words) -> Answer {
             Answer::status(status::OK)
         }
         RESOLVE => resolve(world, caller, words),
-        LIST | MEMORY | BINDINGS | FAULTS if !may_look(world, caller) => {
-            Answer::status(status::FORBIDDEN)
-        }
+        LIST | MEMORY | BINDINGS | FAULTS if !may_look(world, caller) => Answer::status(status::FORBIDDEN),
         LIST => list(world, number),
         MEMORY => memory(world),
         BINDINGS => binding(world, number, words[1] as usize),
-        FAULTS => world
-            .failures
-            .get(number)
-            .map_or(Answer::status(status::NOT_FOUND), |f| {
-                Answer::words(f.to_words())
-            }),
-        START | KILL | POWER if !world.ground.manifest.programs[caller].power => {
-            Answer::status(status::FORBIDDEN)
-        }
+        FAULTS => world.failures.get(number).map_or(Answer::status(status::NOT_FOUND), |f| Answer::words(f.to_words())),
+        START | KILL | POWER if !world.ground.manifest.programs[caller].power => Answer::status(status::FORBIDDEN),
         START => start(world, words),
         KILL => kill(world, caller, words),
         POWER => switch(world, number as u64, words[1]),
@@ -75,10 +66,7 @@ pub fn answer(world: &mut World, badge: u64, words: &Words) -> Answer {
 
 /// Who may call init by the manifest may look at everything it tells; the others have its gate for their own matters.
 fn may_look(world: &World, caller: usize) -> bool {
-    world.ground.manifest.programs[caller]
-        .calls
-        .iter()
-        .any(|peer| peer.program as usize == Manifest::FIRST)
+    world.ground.manifest.programs[caller].calls.iter().any(|peer| peer.program as usize == Manifest::FIRST)
 }
 
 fn list(world: &World, index: usize) -> Answer {
@@ -87,20 +75,13 @@ fn list(world: &World, index: usize) -> Answer {
     };
     let environment = match index {
         Manifest::FIRST => numbers::FIRST_ENVIRONMENT,
-        _ => program
-            .numbers
-            .filter(|_| program.child.is_some())
-            .map_or(0, |numbers| numbers.environment),
+        _ => program.numbers.filter(|_| program.child.is_some()).map_or(0, |numbers| numbers.environment),
     };
     let code = match program.life.last {
         None => 0,
         Some(end) => end.exit_code(),
     };
-    let used = if environment == 0 {
-        0
-    } else {
-        time::used_by(environment)
-    };
+    let used = if environment == 0 { 0 } else { time::used_by(environment) };
     let answer = Program {
         name: Name::from_words(&name_to_words(&world.ground.manifest.programs[index].name)),
         state: program.life.state,
@@ -115,11 +96,8 @@ fn list(world: &World, index: usize) -> Answer {
 
 fn memory(world: &World) -> Answer {
     let machine = &world.ground.machine;
-    let alive = world
-        .programs
-        .iter()
-        .zip(&world.ground.manifest.programs)
-        .filter(|(program, _)| program.child.is_some());
+    let alive =
+        world.programs.iter().zip(&world.ground.manifest.programs).filter(|(program, _)| program.child.is_some());
     let answer = Memory {
         ram: machine.frames_of_ram,
         free: libos::machine::free_frames(),
@@ -132,10 +110,7 @@ fn memory(world: &World) -> Answer {
 }
 
 fn binding(world: &World, program: usize, index: usize) -> Answer {
-    let child = world
-        .programs
-        .get(program)
-        .and_then(|program| program.child.as_ref());
+    let child = world.programs.get(program).and_then(|program| program.child.as_ref());
     match child.and_then(|child| child.given.get(index)) {
         Some(given) => Answer::words(given.to_words()),
         None => Answer::status(status::NOT_FOUND),
@@ -150,19 +125,13 @@ fn resolve(world: &World, caller: usize, words: &Words) -> Answer {
         return Answer::status(status::FORBIDDEN);
     };
     match world.gate(peer.program as usize, caller) {
-        Some(gate) => Answer {
-            words: [status::OK as u64, 0, 0, 0, 0, 0, 0],
-            send: Some((gate, Rights::GATE_CALL)),
-        },
+        Some(gate) => Answer { words: [status::OK as u64, 0, 0, 0, 0, 0, 0], send: Some((gate, Rights::GATE_CALL)) },
         None => Answer::status(status::STATE),
     }
 }
 
 fn named(world: &World, words: &Words) -> Option<usize> {
-    world
-        .ground
-        .manifest
-        .program(Name::from_words(&words[1..4]).as_str())
+    world.ground.manifest.program(Name::from_words(&words[1..4]).as_str())
 }
 
 fn start(world: &mut World, words: &Words) -> Answer {

@@ -68,24 +68,13 @@ fn world() -> World {
 
 fn child(index: usize) -> Child {
     let name = Name::from_words(&name_to_words("arm,pl011"));
-    let gate = ServiceGate {
-        server: DRIVER,
-        client: SHELL,
-        handle: Handle(33),
-    };
+    let gate = ServiceGate { server: DRIVER, client: SHELL, handle: Handle(33) };
     Child {
         environment: Handle(40 + index as u16),
         pool: None,
         gates: if index == DRIVER { vec![gate] } else { vec![] },
         places: Places::default(),
-        given: vec![Given {
-            name,
-            handle: 2,
-            kind: 7,
-            rights: 3,
-            first: 0x9000,
-            count: 1,
-        }],
+        given: vec![Given { name, handle: 2, kind: 7, rights: 3, first: 0x9000, count: 1 }],
     }
 }
 
@@ -96,36 +85,18 @@ fn code(world: &mut World, caller: usize, words: &Words) -> u8 {
 #[test]
 fn a_service_is_sent_to_who_may_call_it_without_the_right_to_pass_it_on() {
     let mut world = world();
-    let sent = answer(
-        &mut world,
-        badge(SHELL, 0),
-        &request_named(RESOLVE, "console"),
-    );
+    let sent = answer(&mut world, badge(SHELL, 0), &request_named(RESOLVE, "console"));
     assert_eq!(sent.send, Some((Handle(33), Rights::GATE_CALL)));
-    let refused = answer(
-        &mut world,
-        badge(DRIVER, 0),
-        &request_named(RESOLVE, "console"),
-    );
-    assert_eq!(
-        (refused.words[0] as u8, refused.send),
-        (status::FORBIDDEN, None)
-    );
-    assert_eq!(
-        code(&mut world, SHELL, &request_named(RESOLVE, "nothing")),
-        status::FORBIDDEN
-    );
+    let refused = answer(&mut world, badge(DRIVER, 0), &request_named(RESOLVE, "console"));
+    assert_eq!((refused.words[0] as u8, refused.send), (status::FORBIDDEN, None));
+    assert_eq!(code(&mut world, SHELL, &request_named(RESOLVE, "nothing")), status::FORBIDDEN);
 }
 
 #[test]
 fn a_service_that_is_down_is_asked_for_again_later() {
     let mut world = world();
     world.programs[DRIVER].child = None;
-    let later = answer(
-        &mut world,
-        badge(SHELL, 0),
-        &request_named(RESOLVE, "console"),
-    );
+    let later = answer(&mut world, badge(SHELL, 0), &request_named(RESOLVE, "console"));
     assert_eq!((later.words[0] as u8, later.send), (status::STATE, None));
 }
 
@@ -137,18 +108,13 @@ fn a_former_life_and_a_stranger_are_told_nothing() {
         assert_eq!(words, Answer::status(status::FORBIDDEN).words, "{badge:#x}");
     }
     world.programs[SHELL].child = None;
-    assert_eq!(
-        code(&mut world, SHELL, &request(KICK, 0)),
-        status::FORBIDDEN
-    );
+    assert_eq!(code(&mut world, SHELL, &request(KICK, 0)), status::FORBIDDEN);
 }
 
 #[test]
 fn only_who_may_call_init_may_look() {
     let mut world = world();
-    world
-        .failures
-        .record(libos::protocol::supervisor::Failure::from_words(&[0; 7]));
+    world.failures.record(libos::protocol::supervisor::Failure::from_words(&[0; 7]));
     for words in [request(MEMORY, 0), request(BINDINGS, 1), request(FAULTS, 0)] {
         assert_eq!(code(&mut world, SHELL, &words), status::OK);
         assert_eq!(code(&mut world, DRIVER, &words), status::FORBIDDEN);
@@ -159,31 +125,14 @@ fn only_who_may_call_init_may_look() {
 #[test]
 fn only_who_has_power_may_change_anything() {
     let mut world = world();
-    for words in [
-        request_named(START, "pl011"),
-        request_named(KILL, "pl011"),
-        request(POWER, power::OFF as u32),
-    ] {
+    for words in [request_named(START, "pl011"), request_named(KILL, "pl011"), request(POWER, power::OFF as u32)] {
         assert_eq!(code(&mut world, SHELL, &words), status::FORBIDDEN);
     }
     world.ground.manifest.programs[SHELL].power = true;
-    assert_eq!(
-        code(&mut world, SHELL, &request_named(START, "pl011")),
-        status::STATE,
-        "it runs already"
-    );
-    assert_eq!(
-        code(&mut world, SHELL, &request_named(START, "nobody")),
-        status::NOT_FOUND
-    );
-    assert_eq!(
-        code(&mut world, SHELL, &request_named(KILL, "nobody")),
-        status::NOT_FOUND
-    );
-    assert_eq!(
-        code(&mut world, SHELL, &request_named(KILL, "init")),
-        status::FORBIDDEN
-    );
+    assert_eq!(code(&mut world, SHELL, &request_named(START, "pl011")), status::STATE, "it runs already");
+    assert_eq!(code(&mut world, SHELL, &request_named(START, "nobody")), status::NOT_FOUND);
+    assert_eq!(code(&mut world, SHELL, &request_named(KILL, "nobody")), status::NOT_FOUND);
+    assert_eq!(code(&mut world, SHELL, &request_named(KILL, "init")), status::FORBIDDEN);
     assert_eq!(code(&mut world, SHELL, &request(POWER, 77)), status::BAD);
 }
 
@@ -192,10 +141,7 @@ fn numbers_beyond_the_end_find_nothing() {
     let mut world = world();
     for code_asked in [LIST, BINDINGS, FAULTS] {
         for number in [99, u32::MAX] {
-            assert_eq!(
-                code(&mut world, SHELL, &request(code_asked, number)),
-                status::NOT_FOUND
-            );
+            assert_eq!(code(&mut world, SHELL, &request(code_asked, number)), status::NOT_FOUND);
         }
     }
     let mut far = request(BINDINGS, 1);
@@ -210,18 +156,9 @@ fn what_cannot_be_built_is_said_and_waits_for_its_restart() {
     world.programs[SHELL].child = None;
     world.ground.manifest.programs[SHELL].power = true;
     world.ground.manifest.programs[DRIVER].power = true;
-    world.ground.manifest.programs[DRIVER].calls = vec![Peer {
-        service: "init".into(),
-        program: 0,
-    }];
-    assert_eq!(
-        code(&mut world, DRIVER, &request_named(START, "shell")),
-        status::FULL
-    );
+    world.ground.manifest.programs[DRIVER].calls = vec![Peer { service: "init".into(), program: 0 }];
+    assert_eq!(code(&mut world, DRIVER, &request_named(START, "shell")), status::FULL);
     assert_eq!(world.state(SHELL), Some(State::Waiting));
     let told = format!("{:?}", world.out);
-    assert!(
-        told.contains("shell: could not check its pages in the archive"),
-        "{told}"
-    );
+    assert!(told.contains("shell: could not check its pages in the archive"), "{told}");
 }

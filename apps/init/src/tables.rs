@@ -43,9 +43,7 @@ pub fn tables_for(ranges: &[(u64, u64)]) -> Option<Vec<Table>> {
 
 /// Frames that follow each other, joined: (first, how many), in their order.
 pub fn runs(frames: &[Pfn]) -> impl Iterator<Item = (Pfn, u64)> + '_ {
-    frames
-        .chunk_by(|a, b| a.0 + 1 == b.0)
-        .map(|run| (run[0], run.len() as u64))
+    frames.chunk_by(|a, b| a.0 + 1 == b.0).map(|run| (run[0], run.len() as u64))
 }
 
 #[cfg(test)]
@@ -55,22 +53,12 @@ mod tests {
     #[test]
     fn a_small_program_needs_one_table_of_each_level() {
         let tables = tables_for(&[(0x20_0000, 0x20_8000), (0x20_9000, 0x20_f000)]).unwrap();
-        assert_eq!(
-            tables,
-            [
-                Table { level: 2, va: 0 },
-                Table {
-                    level: 3,
-                    va: 0x20_0000
-                }
-            ]
-        );
+        assert_eq!(tables, [Table { level: 2, va: 0 }, Table { level: 3, va: 0x20_0000 }]);
     }
 
     #[test]
     fn a_range_over_a_border_needs_both_sides() {
-        let tables =
-            tables_for(&[(0x3f_f000, 0x40_1000), (0x10_0000_0000, 0x10_0000_1000)]).unwrap();
+        let tables = tables_for(&[(0x3f_f000, 0x40_1000), (0x10_0000_0000, 0x10_0000_1000)]).unwrap();
         let of = |level| tables.iter().filter(|t| t.level == level).count();
         assert_eq!((of(2), of(3)), (2, 3));
         assert!(tables[0].level == 2 && tables[1].level == 2);
@@ -86,9 +74,7 @@ mod tests {
     #[test]
     fn neighbouring_frames_are_one_run() {
         let frames = [5, 6, 7, 9, 8, 10].map(Pfn);
-        let joined: Vec<_> = runs(&frames)
-            .map(|(first, count)| (first.0, count))
-            .collect();
+        let joined: Vec<_> = runs(&frames).map(|(first, count)| (first.0, count)).collect();
         assert_eq!(joined, [(5, 3), (9, 1), (8, 1), (10, 1)]);
     }
 }

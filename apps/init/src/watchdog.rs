@@ -20,21 +20,13 @@ pub struct Watchdog {
 impl Watchdog {
     /// Nobody is watched.
     pub const fn new() -> Watchdog {
-        Watchdog {
-            watched: [None; MOST_WATCHED],
-        }
+        Watchdog { watched: [None; MOST_WATCHED] }
     }
 
     /// Watches `program` from now on. Answers the event bit of its signs; `None`: too many are watched.
     pub fn watch(&mut self, program: usize, period: u64, now: u64) -> Option<u64> {
-        let place = self
-            .place(program)
-            .or_else(|| self.watched.iter().position(Option::is_none))?;
-        self.watched[place] = Some(Watched {
-            program,
-            period,
-            until: now.saturating_add(period),
-        });
+        let place = self.place(program).or_else(|| self.watched.iter().position(Option::is_none))?;
+        self.watched[place] = Some(Watched { program, period, until: now.saturating_add(period) });
         Some(place as u64)
     }
 
@@ -63,29 +55,20 @@ impl Watchdog {
 
     /// A program that broke its promise by `now`; it is forgotten.
     pub fn silent(&mut self, now: u64) -> Option<usize> {
-        let place = self
-            .watched
-            .iter()
-            .position(|w| w.is_some_and(|w| w.until <= now))?;
+        let place = self.watched.iter().position(|w| w.is_some_and(|w| w.until <= now))?;
         self.watched[place].take().map(|watched| watched.program)
     }
 
     /// When to look again.
     pub fn next(&self) -> Option<u64> {
-        self.watched
-            .iter()
-            .flatten()
-            .map(|watched| watched.until)
-            .min()
+        self.watched.iter().flatten().map(|watched| watched.until).min()
     }
 
     /// The event bits of all that could be watched.
     pub const EVENTS: u64 = (1 << MOST_WATCHED) - 1;
 
     fn place(&self, program: usize) -> Option<usize> {
-        self.watched
-            .iter()
-            .position(|w| w.is_some_and(|w| w.program == program))
+        self.watched.iter().position(|w| w.is_some_and(|w| w.program == program))
     }
 }
 

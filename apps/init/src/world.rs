@@ -56,24 +56,13 @@ impl World {
             .map(|index| Program {
                 life: Life::new(),
                 child: None,
-                numbers: if index == Manifest::FIRST {
-                    None
-                } else {
-                    supply.numbers(&ground.manifest, index)
-                },
+                numbers: if index == Manifest::FIRST { None } else { supply.numbers(&ground.manifest, index) },
                 lives: 0,
                 verdict: None,
             })
             .collect();
         let ticks_a_ms = (ground.machine.timer_hz / 1000).max(1);
-        World {
-            ground,
-            programs,
-            failures: Failures::new(),
-            watchdog: Watchdog::new(),
-            out,
-            ticks_a_ms,
-        }
+        World { ground, programs, failures: Failures::new(), watchdog: Watchdog::new(), out, ticks_a_ms }
     }
 
     /// Starts what starts with the machine, in the manifest's order.
@@ -101,11 +90,7 @@ impl World {
             }
             Err(failed) => {
                 self.watchdog.forget(index);
-                say!(
-                    self.out,
-                    "{}: {failed}",
-                    self.ground.manifest.programs[index].name
-                );
+                say!(self.out, "{}: {failed}", self.ground.manifest.programs[index].name);
                 self.ended(index, End::Refused);
             }
         }
@@ -115,20 +100,14 @@ impl World {
         use crate::failed::Failed;
         let program = &self.ground.manifest.programs[index];
         let Some(numbers) = self.programs[index].numbers else {
-            return Err(Failed::because(
-                "number it",
-                "the machine has no more environments, pools or cells",
-            ));
+            return Err(Failed::because("number it", "the machine has no more environments, pools or cells"));
         };
         let watchdog_bit = match program.watchdog_ms {
             None => None,
             Some(ms) => Some(
                 self.watchdog
                     .watch(index, u64::from(ms).saturating_mul(self.ticks_a_ms), now)
-                    .ok_or(Failed::because(
-                        "watch it",
-                        "too many programs have a watchdog",
-                    ))?,
+                    .ok_or(Failed::because("watch it", "too many programs have a watchdog"))?,
             ),
         };
         let services: Vec<ServiceGate> = self
@@ -139,14 +118,7 @@ impl World {
             .collect();
         self.programs[index].lives += 1;
         let life = self.programs[index].lives - 1;
-        let order = Order {
-            index,
-            program,
-            numbers,
-            life,
-            watchdog_bit,
-            services: &services,
-        };
+        let order = Order { index, program, numbers, life, watchdog_bit, services: &services };
         let child = build::build(&self.ground, &order)?;
         let started = build::start(&child);
         self.programs[index].child = Some(child);
@@ -184,13 +156,10 @@ impl World {
             StopReason::Faulted => (stop_reason::FAULTED, 0),
             StopReason::Stopped => (stop_reason::STOPPED, 0),
         };
-        let end = self.programs[index]
-            .verdict
-            .take()
-            .unwrap_or(match report.reason {
-                StopReason::Halted(code) => End::Halted(code),
-                _ => End::Faulted,
-            });
+        let end = self.programs[index].verdict.take().unwrap_or(match report.reason {
+            StopReason::Halted(code) => End::Halted(code),
+            _ => End::Faulted,
+        });
         if end.is_failure() {
             self.post_mortem(index, vcore, reason, code, end, report);
         }
@@ -198,34 +167,20 @@ impl World {
         self.ended(index, end);
     }
 
-    fn post_mortem(
-        &mut self,
-        index: usize,
-        vcore: u64,
-        reason: u64,
-        code: u64,
-        end: End,
-        report: &Report,
-    ) {
+    fn post_mortem(&mut self, index: usize, vcore: u64, reason: u64, code: u64, end: End, report: &Report) {
         let Some(child) = &self.programs[index].child else {
             return;
         };
         let text = PostMortem {
             program: &self.ground.manifest.programs[index].name,
-            environment: self.programs[index]
-                .numbers
-                .map_or(0, |numbers| numbers.environment),
+            environment: self.programs[index].numbers.map_or(0, |numbers| numbers.environment),
             vcore,
             reason,
             code,
             frame: &report.frame,
             places: &child.places,
         };
-        let region = if reason == stop_reason::FAULTED {
-            text.region()
-        } else {
-            Region::None
-        };
+        let region = if reason == stop_reason::FAULTED { text.region() } else { Region::None };
         match end {
             End::Killed => say!(self.out, "{} was ended by request", text.program),
             End::Hung => say!(self.out, "{} gave no sign of life; {text}", text.program),
@@ -233,20 +188,13 @@ impl World {
                 let _ = write!(self.out, "init: {text}");
             }
         }
-        let at_ms = Instant::now()
-            .0
-            .saturating_sub(self.ground.machine.entry_ticks)
-            / self.ticks_a_ms;
+        let at_ms = Instant::now().0.saturating_sub(self.ground.machine.entry_ticks) / self.ticks_a_ms;
         self.failures.record(Failure {
             program: index as u8,
             reason: reason as u8,
             region,
             at_ms: at_ms as u32,
-            cause: if reason == stop_reason::FAULTED {
-                report.frame.cause
-            } else {
-                0
-            },
+            cause: if reason == stop_reason::FAULTED { report.frame.cause } else { 0 },
             address: report.frame.address,
             pc: report.frame.pc,
             code,
@@ -277,9 +225,7 @@ impl World {
         }
         let now = Instant::now().0;
         let program = &self.ground.manifest.programs[index];
-        let next = self.programs[index]
-            .life
-            .ended(end, &program.restart, now, self.ticks_a_ms);
+        let next = self.programs[index].life.ended(end, &program.restart, now, self.ticks_a_ms);
         if next == Next::StaysDown && program.ends_machine {
             if end.is_failure() {
                 say!(
@@ -326,11 +272,7 @@ impl World {
         }
         self.look_at_children();
         for index in 1..self.programs.len() {
-            if self.programs[index]
-                .life
-                .due()
-                .is_some_and(|due| due <= now)
-            {
+            if self.programs[index].life.due().is_some_and(|due| due <= now) {
                 self.start(index);
             }
         }
@@ -338,10 +280,7 @@ impl World {
             Said::Everything => None,
             Said::NotAll => Some(Instant::now().0 + self.ticks_a_ms),
         };
-        let dues = self
-            .programs
-            .iter()
-            .filter_map(|program| program.life.due());
+        let dues = self.programs.iter().filter_map(|program| program.life.due());
         dues.chain(self.watchdog.next()).chain(retry).min()
     }
 
@@ -364,11 +303,7 @@ impl World {
     /// The gate of service `server` with the badge of `client`.
     pub fn gate(&self, server: usize, client: usize) -> Option<exo_abi::Handle> {
         let child = self.programs.get(server)?.child.as_ref()?;
-        child
-            .gates
-            .iter()
-            .find(|gate| gate.client == client)
-            .map(|gate| gate.handle)
+        child.gates.iter().find(|gate| gate.client == client).map(|gate| gate.handle)
     }
 
     /// Whether a program runs and how it is called.
@@ -377,12 +312,7 @@ impl World {
     }
 
     fn console_changed(&mut self) {
-        let driver = self
-            .ground
-            .manifest
-            .programs
-            .iter()
-            .position(build::is_console);
+        let driver = self.ground.manifest.programs.iter().position(build::is_console);
         let gate = driver.and_then(|driver| self.gate(driver, Manifest::FIRST));
         self.out.set_console(gate);
     }

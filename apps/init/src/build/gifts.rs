@@ -28,26 +28,14 @@ impl<'a> Gifts<'a> {
     /// Nothing yet.
     pub fn new(ground: &'a Ground, order: &'a Order<'a>, environment: Handle) -> Gifts<'a> {
         let next = Handle::FIRST_FREE.0;
-        Gifts {
-            ground,
-            order,
-            environment,
-            next,
-            named: Vec::new(),
-            devices: Vec::new(),
-            given: Vec::new(),
-        }
+        Gifts { ground, order, environment, next, named: Vec::new(), devices: Vec::new(), given: Vec::new() }
     }
 
     /// Grants everything.
     pub fn give_all(&mut self) -> Result<(), Failed> {
         let program = self.order.program;
         self.own_gate()?;
-        for peer in program
-            .calls
-            .iter()
-            .filter(|peer| peer.program as usize != Manifest::FIRST)
-        {
+        for peer in program.calls.iter().filter(|peer| peer.program as usize != Manifest::FIRST) {
             self.service(&peer.service, peer.program as usize)?;
         }
         if let Some(bit) = self.order.watchdog_bit {
@@ -62,18 +50,12 @@ impl<'a> Gifts<'a> {
 
     /// What the program is told, as bytes.
     pub fn start_info(&self, layout: &Layout) -> Result<Vec<u8>, Failed> {
-        let Order {
-            program, numbers, ..
-        } = *self.order;
+        let Order { program, numbers, .. } = *self.order;
         let (cell, cells) = numbers.given_cells;
         let small = |(first, count): (u64, u64)| (first as u32, count as u32);
         let files = program.files.iter().filter_map(|handed| {
             let file = self.ground.manifest.files.get(handed.file as usize)?;
-            Some(FileInfo {
-                name: &file.name,
-                va: handed.va,
-                bytes: file.bytes,
-            })
+            Some(FileInfo { name: &file.name, va: handed.va, bytes: file.bytes })
         });
         space::encode(&StartInfo {
             abi_version: exo_abi::ABI_VERSION,
@@ -111,28 +93,14 @@ impl<'a> Gifts<'a> {
         let badge = numbers::badge(self.order.index, self.order.life);
         let own = slot(STEP)?;
         let bound = sys::gate_bind(Handle::SELF, 0, self.ground.own_cell, own, badge);
-        self.pass_on(
-            own,
-            bound,
-            "init",
-            BindingKind::Gate,
-            Rights::GATE_CALL,
-            STEP,
-        )
+        self.pass_on(own, bound, "init", BindingKind::Gate, Rights::GATE_CALL, STEP)
     }
 
     fn watchdog(&mut self, bit: u64) -> Result<(), Failed> {
         const STEP: &str = "give it its watchdog's event";
         let own = slot(STEP)?;
         let bound = sys::event_bind(Handle::SELF, 0, self.ground.own_cell, own, bit);
-        self.pass_on(
-            own,
-            bound,
-            "watchdog",
-            BindingKind::Event,
-            Rights::EVENT_NOTIFY,
-            STEP,
-        )
+        self.pass_on(own, bound, "watchdog", BindingKind::Event, Rights::EVENT_NOTIFY, STEP)
     }
 
     /// Grants a binding that was just made in a slot of init's own, and empties that.
@@ -151,11 +119,7 @@ impl<'a> Gifts<'a> {
         }
         let granted = self.grant(own, name, kind, rights, None, step);
         slots::empty(own);
-        self.named.push(Named {
-            name,
-            handle: granted?.0,
-            kind: kind as u8,
-        });
+        self.named.push(Named { name, handle: granted?.0, kind: kind as u8 });
         Ok(())
     }
 
@@ -163,25 +127,12 @@ impl<'a> Gifts<'a> {
     fn service(&mut self, name: &'a str, server: usize) -> Result<(), Failed> {
         const STEP: &str = "give it the gate of a service";
         let services = self.order.services;
-        let gate = services
-            .iter()
-            .find(|gate| gate.server == server && gate.client == self.order.index);
+        let gate = services.iter().find(|gate| gate.server == server && gate.client == self.order.index);
         let handle = match gate {
-            Some(gate) => self.grant(
-                gate.handle,
-                name,
-                BindingKind::Gate,
-                Rights::GATE_CALL,
-                None,
-                STEP,
-            )?,
+            Some(gate) => self.grant(gate.handle, name, BindingKind::Gate, Rights::GATE_CALL, None, STEP)?,
             None => self.next_handle(STEP)?,
         };
-        self.named.push(Named {
-            name,
-            handle: handle.0,
-            kind: BindingKind::Gate as u8,
-        });
+        self.named.push(Named { name, handle: handle.0, kind: BindingKind::Gate as u8 });
         Ok(())
     }
 
@@ -189,31 +140,13 @@ impl<'a> Gifts<'a> {
         const STEP: &str = "give it a device";
         let rights = Rights::from_bits_truncate(device.rights);
         let pages = Some((device.first_frame, device.frames));
-        let handle = self.grant(
-            first::DEVICES,
-            &device.compatible,
-            BindingKind::Device,
-            rights,
-            pages,
-            STEP,
-        )?;
+        let handle = self.grant(first::DEVICES, &device.compatible, BindingKind::Device, rights, pages, STEP)?;
         let mut lines = Vec::new();
         for line in &device.lines {
             let range = Some((u64::from(line.number), 1));
             let name = &device.compatible;
-            let handle = self.grant(
-                first::INTERRUPTS,
-                name,
-                BindingKind::Irq,
-                Rights::IRQ_BIND,
-                range,
-                STEP,
-            )?;
-            lines.push(LineInfo {
-                handle: handle.0,
-                number: line.number,
-                edge: line.edge,
-            });
+            let handle = self.grant(first::INTERRUPTS, name, BindingKind::Irq, Rights::IRQ_BIND, range, STEP)?;
+            lines.push(LineInfo { handle: handle.0, number: line.number, edge: line.edge });
         }
         self.devices.push(DeviceInfo {
             compatible: &device.compatible,
@@ -235,19 +168,9 @@ impl<'a> Gifts<'a> {
         if rights.is_empty() {
             return Ok(());
         }
-        let handle = self.grant(
-            first::POWER,
-            "power",
-            BindingKind::Power,
-            rights,
-            None,
-            "give it power over the machine",
-        )?;
-        self.named.push(Named {
-            name: "power",
-            handle: handle.0,
-            kind: BindingKind::Power as u8,
-        });
+        let handle =
+            self.grant(first::POWER, "power", BindingKind::Power, rights, None, "give it power over the machine")?;
+        self.named.push(Named { name: "power", handle: handle.0, kind: BindingKind::Power as u8 });
         Ok(())
     }
 
@@ -266,19 +189,8 @@ impl<'a> Gifts<'a> {
             let first_position = u64::from(slices.core) * SLICES_PER_CORE + position;
             let range = Some((first_position, u64::from(slices.count)));
             let rights = Rights::CORE_CLAIM | Rights::GRANT;
-            let handle = self.grant(
-                first::CORES,
-                "cores",
-                BindingKind::Core,
-                rights,
-                range,
-                STEP,
-            )?;
-            self.named.push(Named {
-                name: "cores",
-                handle: handle.0,
-                kind: BindingKind::Core as u8,
-            });
+            let handle = self.grant(first::CORES, "cores", BindingKind::Core, rights, range, STEP)?;
+            self.named.push(Named { name: "cores", handle: handle.0, kind: BindingKind::Core as u8 });
         }
         Ok(())
     }
@@ -296,14 +208,7 @@ impl<'a> Gifts<'a> {
         sys::grant(binding, self.environment, handle, rights, 0, range).while_doing(step)?;
         let (first, count) = range.unwrap_or((0, 0));
         let name = Name::from_words(&name_to_words(name));
-        self.given.push(Given {
-            name,
-            handle: handle.0,
-            kind: kind as u8,
-            rights: rights.bits(),
-            first,
-            count,
-        });
+        self.given.push(Given { name, handle: handle.0, kind: kind as u8, rights: rights.bits(), first, count });
         Ok(handle)
     }
 
@@ -317,16 +222,7 @@ impl<'a> Gifts<'a> {
 }
 
 /// The first position of a program's slices `group` on their core.
-pub fn position(
-    ground: &Ground,
-    order: &Order,
-    group: usize,
-    step: &'static str,
-) -> Result<u64, Failed> {
-    numbers::position(&ground.manifest, order.index, group, ground.first_position).ok_or(
-        Failed::because(
-            step,
-            "all positions of the core are given: lower `slices` in the manifest",
-        ),
-    )
+pub fn position(ground: &Ground, order: &Order, group: usize, step: &'static str) -> Result<u64, Failed> {
+    numbers::position(&ground.manifest, order.index, group, ground.first_position)
+        .ok_or(Failed::because(step, "all positions of the core are given: lower `slices` in the manifest"))
 }

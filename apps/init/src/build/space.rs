@@ -37,41 +37,19 @@ impl Space {
         if image_end > MAPPABLE_END >> 2 || program.frames > 1 << 40 {
             return Err(Failed::because(STEP, "its segments lie too high"));
         }
-        let layout = Layout::above(
-            Layout::control_for(image_end),
-            u64::from(program.stack_pages),
-            heap_pages,
-        );
-        let mut ranges: Vec<(u64, u64)> = program
-            .segments
-            .iter()
-            .map(|segment| (segment.va, segment.end()))
-            .collect();
+        let layout = Layout::above(Layout::control_for(image_end), u64::from(program.stack_pages), heap_pages);
+        let mut ranges: Vec<(u64, u64)> = program.segments.iter().map(|segment| (segment.va, segment.end())).collect();
         ranges.push((layout.control, layout.upcall_stack_end));
         for handed in &program.files {
-            let file = ground
-                .manifest
-                .files
-                .get(handed.file as usize)
-                .ok_or(Failed::because(STEP, "a file is missing"))?;
-            ranges.push((
-                handed.va,
-                handed.va.saturating_add(u64::from(file.pages) * PAGE_BYTES),
-            ));
+            let file =
+                ground.manifest.files.get(handed.file as usize).ok_or(Failed::because(STEP, "a file is missing"))?;
+            ranges.push((handed.va, handed.va.saturating_add(u64::from(file.pages) * PAGE_BYTES)));
         }
-        let tables =
-            tables_for(&ranges).ok_or(Failed::because(STEP, "it spreads over too many tables"))?;
-        let copied_pages = copied(&program.segments)
-            .map(|segment| u64::from(segment.memory_pages))
-            .sum();
+        let tables = tables_for(&ranges).ok_or(Failed::because(STEP, "it spreads over too many tables"))?;
+        let copied_pages = copied(&program.segments).map(|segment| u64::from(segment.memory_pages)).sum();
         let mut places = Places::of(&ground.manifest, program);
         name_layout(&mut places, &layout);
-        Ok(Space {
-            layout,
-            places,
-            tables,
-            copied_pages,
-        })
+        Ok(Space { layout, places, tables, copied_pages })
     }
 
     /// Frames of the child's pool that it needs: for tables, copies, the control page, the start pages and the stack.
@@ -90,12 +68,7 @@ impl Space {
     }
 
     /// Installs the tables.
-    pub fn install_tables(
-        &self,
-        environment: Handle,
-        pool: Handle,
-        frames: &mut Frames,
-    ) -> Result<(), Failed> {
+    pub fn install_tables(&self, environment: Handle, pool: Handle, frames: &mut Frames) -> Result<(), Failed> {
         let entries: Vec<MapEntry> = self
             .tables
             .iter()
@@ -158,30 +131,19 @@ impl Space {
         const STEP: &str = "write its start pages";
         let pages = frames.next_many(INFO_PAGES);
         for (frame, part) in pages.iter().zip(info.chunks(PAGE_BYTES as usize)) {
-            Mapping::writable(pool, *frame, 1)
-                .while_doing(STEP)?
-                .write(0, part);
+            Mapping::writable(pool, *frame, 1).while_doing(STEP)?.write(0, part);
         }
         map(environment, STEP, self.layout.info, pages, Prot::READ, pool)?;
         let stack = frames.next_many(UPCALL_STACK_PAGES);
-        map(
-            environment,
-            "map its first stack",
-            self.layout.upcall_stack,
-            stack,
-            Prot::READ | Prot::WRITE,
-            pool,
-        )
+        map(environment, "map its first stack", self.layout.upcall_stack, stack, Prot::READ | Prot::WRITE, pool)
     }
 }
 
 /// The start information as bytes that fit its pages.
 pub fn encode(info: &StartInfo) -> Result<Vec<u8>, Failed> {
     let mut bytes = alloc::vec![0; (INFO_PAGES * PAGE_BYTES) as usize];
-    let length = libos::start::encode(info, &mut bytes).ok_or(Failed::because(
-        "describe its start",
-        "names and arguments are too long",
-    ))?;
+    let length = libos::start::encode(info, &mut bytes)
+        .ok_or(Failed::because("describe its start", "names and arguments are too long"))?;
     bytes.truncate(length);
     Ok(bytes)
 }
@@ -205,11 +167,7 @@ pub fn map(
     map_entries(environment, step, &entries)
 }
 
-fn map_entries(
-    environment: Handle,
-    step: &'static str,
-    entries: &[MapEntry],
-) -> Result<(), Failed> {
+fn map_entries(environment: Handle, step: &'static str, entries: &[MapEntry]) -> Result<(), Failed> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -217,30 +175,16 @@ fn map_entries(
 }
 
 fn marked(prot: Prot) -> Prot {
-    if prot.contains(Prot::WRITE) {
-        prot | Prot::ACCESSED | Prot::DIRTY
-    } else {
-        prot | Prot::ACCESSED
-    }
+    if prot.contains(Prot::WRITE) { prot | Prot::ACCESSED | Prot::DIRTY } else { prot | Prot::ACCESSED }
 }
 
 fn copied(segments: &[Segment]) -> impl Iterator<Item = &Segment> {
-    segments
-        .iter()
-        .filter(|segment| segment.placement == Placement::Copy)
+    segments.iter().filter(|segment| segment.placement == Placement::Copy)
 }
 
 fn in_place(ground: &Ground, environment: Handle, segment: &Segment) -> Result<(), Failed> {
     let prot = segment.prot() & (Prot::READ | Prot::EXECUTE);
-    from_archive(
-        ground,
-        environment,
-        "map its text",
-        segment.va,
-        segment.archive_page,
-        segment.archive_pages,
-        prot,
-    )
+    from_archive(ground, environment, "map its text", segment.va, segment.archive_page, segment.archive_pages, prot)
 }
 
 fn from_archive(
@@ -252,10 +196,10 @@ fn from_archive(
     pages: u32,
     prot: Prot,
 ) -> Result<(), Failed> {
-    let frame = ground.archive.frame(page, pages).ok_or(Failed::because(
-        step,
-        "it lies beyond the archive's end: build the image anew",
-    ))?;
+    let frame = ground
+        .archive
+        .frame(page, pages)
+        .ok_or(Failed::because(step, "it lies beyond the archive's end: build the image anew"))?;
     let entry = MapEntry::map(va, frame, u64::from(pages), marked(prot), first::ARCHIVE);
     map_entries(environment, step, &[entry])
 }
@@ -264,31 +208,18 @@ fn from_archive(
 fn copy(ground: &Ground, segment: &Segment, pool: Handle, frames: &[Pfn]) -> Result<(), Failed> {
     const STEP: &str = "copy its data";
     if segment.archive_pages > segment.memory_pages {
-        return Err(Failed::because(
-            STEP,
-            "the archive holds more than the segment",
-        ));
+        return Err(Failed::because(STEP, "the archive holds more than the segment"));
     }
     ground.archive.read(segment, STEP, |page, bytes| {
-        Mapping::writable(pool, frames[page as usize], 1)
-            .while_doing(STEP)?
-            .write(0, bytes);
+        Mapping::writable(pool, frames[page as usize], 1).while_doing(STEP)?.write(0, bytes);
         Ok(())
     })
 }
 
 fn name_layout(places: &mut Places, layout: &Layout) {
     let guard = |places: &mut Places, below: u64, to: u64| places.add(below, to, Region::Guard);
-    places.add(
-        layout.control,
-        layout.upcall_stack - PAGE_BYTES,
-        Region::Start,
-    );
-    guard(
-        places,
-        layout.upcall_stack - PAGE_BYTES,
-        layout.upcall_stack,
-    );
+    places.add(layout.control, layout.upcall_stack - PAGE_BYTES, Region::Start);
+    guard(places, layout.upcall_stack - PAGE_BYTES, layout.upcall_stack);
     places.add(layout.upcall_stack, layout.upcall_stack_end, Region::Stack);
     guard(places, layout.upcall_stack_end, layout.stack);
     places.add(layout.stack, layout.stack_end, Region::Stack);
