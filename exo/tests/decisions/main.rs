@@ -3,10 +3,13 @@
 #[path = "../fake/mod.rs"]
 mod fake;
 
+mod audits;
 mod bindings;
 mod environments;
 mod frames;
 mod holdings;
+mod interrupts;
 mod maps;
 mod pools;
+mod seeds;
 mod sequences;
