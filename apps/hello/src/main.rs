@@ -8,11 +8,7 @@ use libos::{println, start};
 libos::main!(main);
 
 fn main() {
-    println!(
-        "Hello from {}, environment {}.",
-        start::info().name,
-        start::info().environment
-    );
+    println!("Hello from {}, environment {}.", start::info().name, start::info().environment);
     for (number, argument) in start::args().enumerate() {
         println!("  argument {number}: {argument}");
     }

@@ -104,7 +104,7 @@ mod machine {
     use crate::control::{self, library_get, library_set};
     use crate::mem::{self, Answer};
     use crate::sys;
-    use crate::upcall::{Handler, Resume};
+    use crate::upcall::{Frame, Handler, Resume};
     use core::ptr::addr_of_mut;
     use core::sync::atomic::Ordering::Acquire;
     use exo_abi::control_page::ControlPage;
@@ -129,12 +129,9 @@ mod machine {
             library_set!(1, answered);
             return in_batch(page, entry);
         }
-        let handler = library_get!(light_handler);
-        if handler == 0 {
+        let Some(handler) = light_handler() else {
             return FULL_WAY;
-        }
-        // SAFETY: only `set_light_handler` writes the word, with a `Handler` or 0.
-        let handler: Handler = unsafe { core::mem::transmute(handler) };
+        };
         match handler(frame) {
             Resume::Continue => 0,
             Resume::Mapping(entry) => {
@@ -183,13 +180,25 @@ mod machine {
             }
             Answer::NotMine => {}
         }
-        match fault_handler().map(|handler| handler(frame)) {
-            Some(Resume::Continue) => 0,
-            Some(Resume::Mapping(entry)) if adds(&entry) => {
+        match ask_handlers(frame) {
+            Resume::Continue => 0,
+            Resume::Mapping(entry) if adds(&entry) => {
                 library_set!(0, answered);
                 apply(page, &[entry])
             }
-            Some(Resume::Mapping(_) | Resume::NotMine) | None => die(page),
+            Resume::Mapping(_) | Resume::NotMine => die(page),
+        }
+    }
+
+    /// The application's handlers: the light one too, where the batch buffer was in use and the light way did not ask it.
+    fn ask_handlers(frame: &mut Frame) -> Resume {
+        let answer = match light_handler() {
+            Some(handler) if library_get!(batch_used) != 0 => handler(frame),
+            _ => Resume::NotMine,
+        };
+        match (answer, fault_handler()) {
+            (Resume::NotMine, Some(handler)) => handler(frame),
+            (answer, _) => answer,
         }
     }
 
@@ -248,6 +257,13 @@ mod machine {
             }
         }
         0
+    }
+
+    #[inline(always)]
+    fn light_handler() -> Option<Handler> {
+        let handler = library_get!(light_handler);
+        // SAFETY: only `set_light_handler` writes the word, with a `Handler` or 0.
+        (handler != 0).then(|| unsafe { core::mem::transmute::<u64, Handler>(handler) })
     }
 
     fn fault_handler() -> Option<Handler> {
