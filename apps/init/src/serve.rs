@@ -141,8 +141,7 @@ fn start(world: &mut World, words: &Words) -> Answer {
             Answer::status(status::STATE)
         }
         Some(index) => {
-            world.programs[index].life.asked_for();
-            world.start(index);
+            world.asked_for(index);
             let runs = world.state(index) == Some(State::Running);
             Answer::status(if runs { status::OK } else { status::FULL })
         }

@@ -1,6 +1,7 @@
 //! Init at work: the programs with their lives, and what is done when one begins, ends, hangs or is asked for.
 
 use crate::build::{self, Child, Ground, Order, ServiceGate};
+use crate::failed::Failed;
 use crate::numbers::{Numbers, Supply};
 use crate::out::{Out, Said};
 use crate::post_mortem::{Failures, PostMortem};
@@ -30,6 +31,8 @@ pub struct Program {
     pub lives: u64,
     /// It was asked to end: what its end counts as.
     verdict: Option<End>,
+    /// Why it could not be built last time: said once, however often it is tried.
+    refused: Option<Failed>,
 }
 
 /// Everything init knows.
@@ -59,6 +62,7 @@ impl World {
                 numbers: if index == Manifest::FIRST { None } else { supply.numbers(&ground.manifest, index) },
                 lives: 0,
                 verdict: None,
+                refused: None,
             })
             .collect();
         let ticks_a_ms = (ground.machine.timer_hz / 1000).max(1);
@@ -85,19 +89,28 @@ impl World {
         let now = Instant::now().0;
         match self.try_start(index, now) {
             Ok(()) => {
+                self.programs[index].refused = None;
                 self.programs[index].life.began(Instant::now().0);
                 self.console_changed();
             }
             Err(failed) => {
                 self.watchdog.forget(index);
-                say!(self.out, "{}: {failed}", self.ground.manifest.programs[index].name);
+                if self.programs[index].refused.replace(failed) != Some(failed) {
+                    say!(self.out, "{}: {failed}", self.ground.manifest.programs[index].name);
+                }
                 self.ended(index, End::Refused);
             }
         }
     }
 
-    fn try_start(&mut self, index: usize, now: u64) -> Result<(), crate::failed::Failed> {
-        use crate::failed::Failed;
+    /// Somebody asks for a program by name: it starts now, and what failed before is forgotten.
+    pub fn asked_for(&mut self, index: usize) {
+        self.programs[index].life.asked_for();
+        self.programs[index].refused = None;
+        self.start(index);
+    }
+
+    fn try_start(&mut self, index: usize, now: u64) -> Result<(), Failed> {
         let program = &self.ground.manifest.programs[index];
         let Some(numbers) = self.programs[index].numbers else {
             return Err(Failed::because("number it", "the machine has no more environments, pools or cells"));
