@@ -75,6 +75,16 @@ pub struct Budgets {
     pub operations: BTreeMap<String, u64>,
     /// Bytes and lines.
     pub sizes: BTreeMap<String, u64>,
+    /// Figures that do not reach their budget yet, and what they must not exceed until they do.
+    #[serde(default)]
+    pub missed: BTreeMap<String, u64>,
+}
+
+impl Budgets {
+    /// What a figure must not exceed now: its budget, or the ceiling of one that is known to miss it.
+    fn ceiling(&self, name: &str, budget: u64) -> u64 {
+        self.missed.get(name).map_or(budget, |ceiling| budget.max(*ceiling))
+    }
 }
 
 /// Measures, prints a table, writes JSON; the exit code is 1 if a budget is exceeded.
@@ -90,6 +100,9 @@ pub fn bench(arguments: &Arguments) -> Result<i32> {
     let budgets = read_budgets()?;
     let complaints = compare(&figures, &sizes, &budgets);
     print_table(&figures, &sizes, &budgets);
+    for missed in missed(&figures, &sizes, &budgets) {
+        println!("fell short: {missed}");
+    }
     for complaint in &complaints {
         println!("TOO MUCH: {complaint}");
     }
@@ -178,8 +191,9 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
         match figures.operations.get(name) {
             None | Some((_, 0)) => complaints.push(format!("{name} was not measured")),
             Some(&(total, iterations)) => {
-                if let Some(&budget) = budgets.operations.get(name).filter(|budget| total > **budget * iterations) {
-                    complaints.push(format!("{name} takes {:.1}, at most {budget}", mean(total, iterations)));
+                let ceiling = budgets.operations.get(name).map(|budget| budgets.ceiling(name, *budget));
+                if let Some(ceiling) = ceiling.filter(|ceiling| total > ceiling * iterations) {
+                    complaints.push(format!("{name} takes {:.1}, at most {ceiling}", mean(total, iterations)));
                 }
             }
         }
@@ -187,11 +201,26 @@ pub fn compare(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budge
     for (name, budget) in &budgets.sizes {
         match sizes.get(name) {
             None => complaints.push(format!("{name} was not measured")),
-            Some(size) if size > budget => complaints.push(format!("{name} is {size}, at most {budget}")),
+            Some(size) if *size > budgets.ceiling(name, *budget) => {
+                complaints.push(format!("{name} is {size}, at most {}", budgets.ceiling(name, *budget)));
+            }
             Some(_) => {}
         }
     }
     complaints
+}
+
+/// The figures that do not reach their budget, though they stay below the ceiling agreed for now.
+pub fn missed(figures: &Figures, sizes: &BTreeMap<String, u64>, budgets: &Budgets) -> Vec<String> {
+    let operations = figures.operations.iter().filter_map(|(name, &(total, iterations))| {
+        let budget = budgets.operations.get(name)?;
+        (total > budget * iterations).then(|| format!("{name}: {:.1} instead of {budget}", mean(total, iterations)))
+    });
+    let sizes = sizes.iter().filter_map(|(name, size)| {
+        let budget = budgets.sizes.get(name)?;
+        (size > budget).then(|| format!("{name}: {size} instead of {budget}"))
+    });
+    operations.chain(sizes).collect()
 }
 
 /// The figures in the form that other tools read.
