@@ -9,6 +9,10 @@ use libos::sys::{Report, StopReason};
 use libos::time;
 use workshop::{CODE_VA, Child, Common, DATA_VA, EXTRA_VA, Ground};
 
+/// Long: a busy host makes the guest wait, and no test may depend on that.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Sleeps until a child has begun.
+const MOST_SLEEPS: u32 = 10_000;
 /// What the harmless end halts with.
 const HARMLESS: u64 = 0x33;
 
@@ -65,8 +69,8 @@ pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
     child.vcore(Common::Halt.va(), 0, 0)?;
     resumed(&child, book)?;
     upcalls(&child, book)?;
-    child.claim(ground, 0, 1000)?;
-    preempted(&child, book)?;
+    let position = child.claim(ground, 0, 1000)?;
+    preempted(&child, position, book)?;
     waiting(&child, book)?;
     child.destroy(ground)
 }
@@ -143,29 +147,36 @@ fn upcalls(child: &Child, book: &mut Book) -> Result<(), Refusal> {
 }
 
 /// A program that was preempted finds another context than the one it left.
-fn preempted(child: &Child, book: &mut Book) -> Result<(), Refusal> {
+fn preempted(child: &Child, position: u64, book: &mut Book) -> Result<(), Refusal> {
     for (name, flags) in FLAGS {
-        let report = after_preemption(child, Step::Harmless.va(), *flags)?;
+        let report = after_preemption(child, position, Step::Harmless.va(), *flags)?;
         harmless(book, format_args!("be preempted and go on in {name}"), &report);
     }
     for pc in WILD {
-        let report = after_preemption(child, pc, 0)?;
+        let report = after_preemption(child, position, pc, 0)?;
         crate::memory::judge(book, format_args!("be preempted and go on at {pc:#x}"), &report);
     }
     Ok(())
 }
 
-fn after_preemption(child: &Child, pc: u64, flags: u64) -> Result<Report, Refusal> {
+fn after_preemption(child: &Child, position: u64, pc: u64, flags: u64) -> Result<Report, Refusal> {
+    let begun = || libos::machine::slice(0, position).map_or(0, |slice| slice.starts);
+    let before = begun();
     child.start_at(0, Step::Spin.va(), 0, 0)?;
-    time::sleep(Duration::from_millis(3));
-    // This program runs, so the child does not: it was preempted, or has not begun.
+    for _ in 0..MOST_SLEEPS {
+        if begun() > before {
+            break;
+        }
+        time::sleep(Duration::from_millis(1));
+    }
+    // It ran, and this program runs: it was preempted.
     let mut control = child.control(0)?;
     control.write_u64(suspended(offset_of!(Frame, pc)), pc);
     control.write_u64(suspended(offset_of!(Frame, flags)), flags);
     control.write_u64(suspended(offset_of!(Frame, sp)), u64::MAX);
     control.write_u64(suspended(offset_of!(Frame, thread)), u64::MAX);
     drop(control);
-    match child.await_stop(0, Duration::from_millis(50)) {
+    match child.await_stop(0, PATIENCE) {
         Err(Refusal::DeadlineMissed) => child.stop(0),
         report => report,
     }
@@ -175,14 +186,14 @@ fn after_preemption(child: &Child, pc: u64, flags: u64) -> Result<Report, Refusa
 fn waiting(child: &Child, book: &mut Book) -> Result<(), Refusal> {
     for pc in WILD {
         child.start_at(0, Step::Wait.va(), 0, 0)?;
-        time::sleep(Duration::from_millis(3));
+        child.settle(0)?;
         let mut control = child.control(0)?;
         control.write_u64(offset_of!(ControlPage, pc) as u64, pc);
         control.write_u64(offset_of!(ControlPage, sp) as u64, u64::MAX);
         control.write_u64(offset_of!(ControlPage, masked) as u64, u64::MAX);
         drop(control);
         wake(child)?;
-        let report = match child.await_stop(0, Duration::from_millis(50)) {
+        let report = match child.await_stop(0, PATIENCE) {
             Err(Refusal::DeadlineMissed) => child.stop(0)?,
             report => report?,
         };

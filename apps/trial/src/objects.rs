@@ -31,26 +31,24 @@ pub fn interrupt(_: &Ground) -> Held {
     };
     let registers = device.registers()?;
     let ring = || registers.write32(clock::MATCH, registers.read32(clock::NOW));
-    let heard = || event::wait(1 << bit, Some(Instant::after(Duration::from_millis(20)))) != 0;
+    // Long where something must come: a busy host makes the guest wait.
+    let within = |millis| event::wait(1 << bit, Some(Instant::after(Duration::from_millis(millis)))) != 0;
     registers.write32(clock::CLEAR, 1);
     registers.write32(clock::MASK, 1);
     line.bind(bit)?;
     for round in 0..10 {
-        ring();
-        // The second may have changed between reading and writing.
-        ensure!(
-            heard() || {
-                ring();
-                heard()
-            },
-            "round {round}: no interrupt came"
-        );
+        // The second may change between reading and writing.
+        let heard = (0..100).any(|_| {
+            ring();
+            within(50)
+        });
+        ensure!(heard, "round {round}: no interrupt came");
         registers.write32(clock::CLEAR, 1);
         // Until it is acknowledged the line is masked.
         ring();
-        ensure!(!heard(), "round {round}: an interrupt came through a masked line");
+        ensure!(!within(3), "round {round}: an interrupt came through a masked line");
         line.acknowledge()?;
-        ensure!(heard(), "round {round}: an interrupt that was still asserted did not come");
+        ensure!(within(10_000), "round {round}: an interrupt that was still asserted did not come");
         registers.write32(clock::CLEAR, 1);
         line.acknowledge()?;
         ensure!(event::take(1 << bit) == 0, "round {round}: an interrupt came from nowhere");
@@ -109,7 +107,7 @@ pub fn a_child_leaves_nothing(ground: &Ground) -> Held {
         child.claim(ground, 0, 1000)?;
         event::take(CHILD);
         sys::vcore_start(child.env, 0)?;
-        let events = event::wait(CHILD, Some(Instant::after(Duration::from_millis(200))));
+        let events = event::wait(CHILD, Some(Instant::after(Duration::from_secs(20))));
         ensure!(events == CHILD, "its end was not told");
         let report = sys::vcore_report(child.env, 0)?;
         ensure!(report.reason == StopReason::Faulted, "{:?}", report.reason);
