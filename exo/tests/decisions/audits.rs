@@ -21,7 +21,8 @@ fn rule(fake: &Fake, pfn: Pfn) -> Option<u64> {
 /// A level-3 table of the first environment, and a data frame mapped writable at its entry 16.
 fn mapped(fake: &Fake) -> (Pfn, Pfn) {
     let frame = fake.alloc(POOL, 1)[0];
-    fake.map_one(SELF, MapEntry::map(0x41_0000, frame, 1, Prot::READ | Prot::WRITE | Prot::ACCESSED, Handle::POOL)).unwrap();
+    fake.map_one(SELF, MapEntry::map(0x41_0000, frame, 1, Prot::READ | Prot::WRITE | Prot::ACCESSED, Handle::POOL))
+        .unwrap();
     let root = environment::by_number(fake, 1).unwrap().root();
     (page_table::table_for(fake, root, 0x41_0000, 3).unwrap(), frame)
 }

@@ -63,7 +63,16 @@ fn unmapped_and_mapped_anew_in_one_batch_nothing_old_is_left() {
     let fake = Fake::new();
     let frames = fake.alloc(POOL, 2);
     fake.map_one(SELF, MapEntry::map(VA, frames[0], 1, RW, OWN)).unwrap();
-    fake.map(SELF, &[MapEntry::unmap(VA, 1), MapEntry::map(VA, frames[1], 1, RW, OWN), MapEntry::unmap(VA, 1), MapEntry::map(VA, frames[0], 1, RW, OWN)]).unwrap();
+    fake.map(
+        SELF,
+        &[
+            MapEntry::unmap(VA, 1),
+            MapEntry::map(VA, frames[1], 1, RW, OWN),
+            MapEntry::unmap(VA, 1),
+            MapEntry::map(VA, frames[0], 1, RW, OWN),
+        ],
+    )
+    .unwrap();
     assert_eq!(fake.access(1, VA, Access::Read), Some(frames[0]));
 }
 
@@ -144,11 +153,18 @@ fn data_is_never_executable_and_code_never_writable() {
     let text = Prot::READ | Prot::EXECUTE | Prot::ACCESSED;
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, frames[0], 1, text, OWN)), Err(WrongFrame));
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, frames[1], 1, RW, OWN)), Err(WrongFrame));
-    fake.map(SELF, &[MapEntry::map(VA, frames[0], 1, RW, OWN), MapEntry::map(VA + 4096, frames[1], 1, text | Prot::GUARDED, OWN)]).unwrap();
+    fake.map(
+        SELF,
+        &[MapEntry::map(VA, frames[0], 1, RW, OWN), MapEntry::map(VA + 4096, frames[1], 1, text | Prot::GUARDED, OWN)],
+    )
+    .unwrap();
     assert_eq!(fake.map_one(SELF, MapEntry::protect(VA, 1, text, OWN)), Err(WrongFrame));
     assert_eq!(fake.map_one(SELF, MapEntry::protect(VA + 4096, 1, RW, OWN)), Err(WrongFrame));
     assert_eq!(fake.map_one(SELF, MapEntry::mark(VA + 4096, 1, Prot::DIRTY, OWN)), Err(WrongFrame));
-    assert_eq!((fake.access(1, VA + 4096, Access::Execute), fake.access(1, VA + 4096, Access::Write)), (Some(frames[1]), None));
+    assert_eq!(
+        (fake.access(1, VA + 4096, Access::Execute), fake.access(1, VA + 4096, Access::Write)),
+        (Some(frames[1]), None)
+    );
 }
 
 #[test]
@@ -199,12 +215,18 @@ fn devices_are_mapped_by_their_range_and_never_ram_or_the_kernels_own() {
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, frame, 1, RW, devices)), Err(WrongFrame));
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, SECRET, 1, RW, devices)), Err(WrongFrame));
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, CONTROLLER, 1, RW, devices)), Err(NotYours));
-    assert_eq!(fake.map_one(SELF, MapEntry::map(VA, Pfn(0x9100), 1, Prot::READ | Prot::EXECUTE, devices)), Err(NoRight).or(Err(WrongFrame)));
+    assert_eq!(
+        fake.map_one(SELF, MapEntry::map(VA, Pfn(0x9100), 1, Prot::READ | Prot::EXECUTE, devices)),
+        Err(NoRight).or(Err(WrongFrame))
+    );
     fake.must(Call::Grant, &[DEVICES, SELF, SLOT, 1, 0, 0x9100, 2]);
     let narrow = Handle(SLOT as u16);
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, Pfn(0x9102), 1, Prot::READ, narrow)), Err(NotYours));
     assert_eq!(fake.map_one(SELF, MapEntry::map(VA, Pfn(0x9100), 1, RW, narrow)), Err(NoRight));
-    assert_eq!(fake.map(SELF, &[MapEntry::map(VA, Pfn(0x9100), 3, Prot::READ | Prot::ACCESSED, narrow)]), Err((NotYours, 0, 2)));
+    assert_eq!(
+        fake.map(SELF, &[MapEntry::map(VA, Pfn(0x9100), 3, Prot::READ | Prot::ACCESSED, narrow)]),
+        Err((NotYours, 0, 2))
+    );
     let leaf = fake.translate(1, VA + 4096).unwrap();
     assert!(leaf.contains(Descriptor::DEVICE | Descriptor::EXECUTE_NEVER) && leaf.pfn() == Pfn(0x9101));
     assert_eq!(fake.map_one(SELF, MapEntry::protect(VA, 1, Prot::READ, narrow)), Err(WrongKind));
@@ -267,7 +289,10 @@ fn tables_are_made_of_the_environments_own_pool_only() {
     let child = fake.child(3, 30);
     let (own, theirs) = (fake.alloc(POOL, 1)[0], fake.alloc(child.pool, 1)[0]);
     assert_eq!(fake.map_one(child.env, MapEntry::install_table(5 << 30, 2, own, OWN)), Err(NotYours));
-    assert_eq!(fake.map_one(SELF, MapEntry::install_table(5 << 30, 2, theirs, Handle(child.pool as u16))), Err(NotYours));
+    assert_eq!(
+        fake.map_one(SELF, MapEntry::install_table(5 << 30, 2, theirs, Handle(child.pool as u16))),
+        Err(NotYours)
+    );
     assert_eq!(fake.map_one(SELF, MapEntry::install_table(5 << 30, 2, theirs, OWN)), Err(NotYours));
     assert_eq!(fake.map_one(SELF, MapEntry::install_table(5 << 30, 2, own, Handle(DEVICES as u16))), Err(WrongKind));
 }
@@ -277,7 +302,8 @@ fn an_empty_table_is_removed_and_its_frame_is_data_again() {
     let fake = Fake::new();
     let frames = fake.alloc(POOL, 3);
     let place = 5 << 30;
-    let (two, three) = (MapEntry::install_table(place, 2, frames[0], OWN), MapEntry::install_table(place, 3, frames[1], OWN));
+    let (two, three) =
+        (MapEntry::install_table(place, 2, frames[0], OWN), MapEntry::install_table(place, 3, frames[1], OWN));
     fake.map(SELF, &[two, three, MapEntry::map(place, frames[2], 1, RW, OWN)]).unwrap();
     assert_eq!(fake.map_one(SELF, MapEntry::remove_table(place, 3)), Err(InUse));
     assert_eq!(fake.map_one(SELF, MapEntry::remove_table(place, 2)), Err(InUse));
@@ -314,7 +340,8 @@ fn one_call_changes_at_most_sixty_four_pages_and_says_where_it_stopped() {
     assert_eq!(fake.map(SELF, &[MapEntry::unmap(VA + 64 * 4096, 26)]), Ok(()));
     assert_eq!(fake.frames().read(frame).unwrap().count(), 0);
     let frames = fake.alloc(POOL, 9);
-    let tables: Vec<MapEntry> = (0..9).map(|table| MapEntry::install_table((2 + table) << 30, 2, frames[table as usize], OWN)).collect();
+    let tables: Vec<MapEntry> =
+        (0..9).map(|table| MapEntry::install_table((2 + table) << 30, 2, frames[table as usize], OWN)).collect();
     assert_eq!(fake.map(SELF, &tables), Err((Again, 8, 0)));
 }
 
@@ -329,7 +356,13 @@ fn protect_and_mark_reach_the_tlb() {
     assert_eq!(fake.access(1, VA, Access::Write), None);
     fake.map_one(SELF, MapEntry::mark(VA, 1, Prot::empty(), OWN)).unwrap();
     assert!(!fake.translate(1, VA).unwrap().contains(Descriptor::ACCESSED));
-    for entry in [MapEntry::protect(VA + 4096, 1, RW, OWN), MapEntry::mark(VA + 4096, 1, Prot::ACCESSED, OWN), MapEntry::protect(7 << 30, 1, RW, OWN), MapEntry::mark(7 << 30, 1, Prot::ACCESSED, OWN), MapEntry::unmap(7 << 30, 1)] {
+    for entry in [
+        MapEntry::protect(VA + 4096, 1, RW, OWN),
+        MapEntry::mark(VA + 4096, 1, Prot::ACCESSED, OWN),
+        MapEntry::protect(7 << 30, 1, RW, OWN),
+        MapEntry::mark(7 << 30, 1, Prot::ACCESSED, OWN),
+        MapEntry::unmap(7 << 30, 1),
+    ] {
         assert_eq!(fake.map(SELF, &[entry]), at_once(NotMapped));
     }
     let child = fake.child(3, 20);
@@ -341,7 +374,10 @@ fn a_batch_stops_at_the_first_refusal_and_keeps_what_was_done() {
     let fake = Fake::new();
     let frame = fake.alloc(POOL, 1)[0];
     let good = |page: u64| MapEntry::map(VA + page * 4096, frame, 1, RW, OWN);
-    assert_eq!(fake.map(SELF, &[good(0), good(1), MapEntry::map(VA + 0x2000, SECRET, 1, RW, OWN), good(3)]), Err((NotYours, 2, 0)));
+    assert_eq!(
+        fake.map(SELF, &[good(0), good(1), MapEntry::map(VA + 0x2000, SECRET, 1, RW, OWN), good(3)]),
+        Err((NotYours, 2, 0))
+    );
     assert!(fake.access(1, VA + 4096, Access::Read).is_some() && fake.access(1, VA + 0x3000, Access::Read).is_none());
 }
 

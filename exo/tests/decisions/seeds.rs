@@ -30,7 +30,11 @@ fn map_unchecked(fake: &Fake, entries: &[MapEntry]) {
 fn three(fake: &Fake) -> [Pfn; 3] {
     let frames = fake.alloc(POOL, 3);
     let own = Handle::POOL;
-    let entries = [MapEntry::install_table(PLACE_2, 2, frames[0], own), MapEntry::install_table(PLACE_2, 3, frames[1], own), MapEntry::map(PLACE_2, frames[2], 1, RW, own)];
+    let entries = [
+        MapEntry::install_table(PLACE_2, 2, frames[0], own),
+        MapEntry::install_table(PLACE_2, 3, frames[1], own),
+        MapEntry::map(PLACE_2, frames[2], 1, RW, own),
+    ];
     fake.map(SELF, &entries).unwrap();
     [frames[0], frames[1], frames[2]]
 }
