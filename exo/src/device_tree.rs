@@ -157,8 +157,7 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
     reservations(blob, &mut found);
     let tree = Fdt::new_fallible(blob)?;
     let root = fdt::nodes::AsNode::as_node(&tree.root()?);
-    let cells = Cells::of(&root)?;
-    visit(&root, cells, &mut found, 0)?;
+    visit(&root, Properties::of(&root)?.cells, &mut found, 0)?;
     if found.memory.as_slice().is_empty() {
         return Err(Fault::NoMemory);
     }
@@ -181,32 +180,50 @@ fn reservations(blob: &[u32], found: &mut Description) {
     }
 }
 
-/// `#address-cells` and `#size-cells` of a node's children.
+/// What the kernel looks at of a node.
 #[derive(Clone, Copy)]
-struct Cells {
-    address: usize,
-    size: usize,
+struct Properties<'a> {
+    reg: &'a [u8],
+    compatible: &'a [u8],
+    method: &'a [u8],
+    enabled: bool,
+    /// Its children's addresses are its parent's: `ranges` is there and empty.
+    transparent: bool,
+    /// Bytes of an address and of a size in its children's `reg`.
+    cells: (usize, usize),
 }
 
-impl Cells {
-    fn of<'a>(node: &Node<'a, Parser<'a>>) -> Result<Cells, Fault> {
-        let mut cells = Cells { address: 2, size: 1 };
+impl<'a> Properties<'a> {
+    fn of(node: &Node<'a, Parser<'a>>) -> Result<Self, Fault> {
+        let mut found =
+            Properties { reg: &[], compatible: &[], method: &[], enabled: true, transparent: false, cells: (8, 4) };
         for property in node.properties()? {
             let property = property?;
+            let value = property.value;
             match property.name {
-                "#address-cells" => cells.address = number(property.value) as usize,
-                "#size-cells" => cells.size = number(property.value) as usize,
+                "reg" => found.reg = value,
+                "compatible" => found.compatible = value,
+                "method" => found.method = value,
+                "status" => found.enabled = value.starts_with(b"ok"),
+                "ranges" => found.transparent = value.is_empty(),
+                "#address-cells" => found.cells.0 = number(value).min(3) as usize * 4,
+                "#size-cells" => found.cells.1 = number(value).min(3) as usize * 4,
                 _ => {}
             }
         }
-        if cells.address > 2 || cells.size > 2 { Err(Fault::Damaged) } else { Ok(cells) }
+        Ok(found)
     }
 
-    fn ranges(self, value: &[u8]) -> impl Iterator<Item = Range> {
-        let (address, size) = (self.address * 4, self.size * 4);
-        value
-            .chunks_exact((address + size).max(4))
-            .map(move |entry| Range { start: number(&entry[..address]), bytes: number(&entry[address..]) })
+    /// One of the strings of `compatible`.
+    fn is(&self, wanted: &[&str]) -> bool {
+        self.compatible.split(|byte| *byte == 0).any(|name| wanted.iter().any(|wanted| wanted.as_bytes() == name))
+    }
+
+    /// The ranges in `reg`, by the parent's cells. Addresses of more than 64 bits (PCI's) are not the kernel's matter.
+    fn ranges(&self, (address, size): (usize, usize)) -> impl Iterator<Item = Range> + 'a {
+        let reg = if address > 8 || size > 8 { &[] } else { self.reg };
+        let entries = reg.chunks_exact((address + size).max(4));
+        entries.map(move |entry| Range { start: number(&entry[..address]), bytes: number(&entry[address..]) })
     }
 }
 
@@ -215,29 +232,20 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | *byte as u64)
 }
 
-/// One of the strings of a `compatible` property.
-fn compatible(value: &[u8], with: &[&str]) -> bool {
-    value.split(|byte| *byte == 0).any(|name| with.iter().any(|wanted| wanted.as_bytes() == name))
-}
-
 /// Looks at the children of a node, and at theirs where the kernel knows what they are: three levels at most.
-fn visit<'a>(node: &Node<'a, Parser<'a>>, cells: Cells, found: &mut Description, depth: u32) -> Result<(), Fault> {
+fn visit<'a>(
+    node: &Node<'a, Parser<'a>>,
+    cells: (usize, usize),
+    found: &mut Description,
+    depth: u32,
+) -> Result<(), Fault> {
     for child in node.children()? {
         let child = child?;
-        match child.name()?.name {
-            "memory" if depth == 0 => {
-                let (mut reg, mut enabled) = (&[][..], true);
-                for property in child.properties()? {
-                    let property = property?;
-                    match property.name {
-                        "reg" => reg = property.value,
-                        "status" => enabled = property.value.starts_with(b"ok"),
-                        _ => {}
-                    }
-                }
-                if enabled {
-                    cells.ranges(reg).filter(|range| range.bytes != 0).for_each(|range| found.memory.push(range));
-                }
+        let name = child.name()?.name;
+        let own = Properties::of(&child)?;
+        match name {
+            "memory" if depth == 0 && own.enabled => {
+                own.ranges(cells).filter(|range| range.bytes != 0).for_each(|range| found.memory.push(range));
             }
             "cpus" if depth == 0 => {
                 for core in child.children()? {
@@ -245,47 +253,35 @@ fn visit<'a>(node: &Node<'a, Parser<'a>>, cells: Cells, found: &mut Description,
                 }
             }
             "reserved-memory" if depth == 0 => {
-                let cells = Cells::of(&child)?;
                 for region in child.children()? {
-                    for property in region?.properties()? {
-                        let property = property?;
-                        if property.name == "reg" {
-                            cells.ranges(property.value).for_each(|range| found.reserved.push(range));
-                        }
-                    }
+                    let region = Properties::of(&region?)?;
+                    region.ranges(own.cells).for_each(|range| found.reserved.push(range));
                 }
             }
-            _ => device(&child, cells, found, depth)?,
+            _ => device(&child, &own, cells, found, depth)?,
         }
     }
     Ok(())
 }
 
 /// A device, or a bus of devices whose addresses are the parent's.
-fn device<'a>(node: &Node<'a, Parser<'a>>, cells: Cells, found: &mut Description, depth: u32) -> Result<(), Fault> {
-    let (mut kind, mut reg, mut method, mut transparent) = (&[][..], &[][..], &[][..], false);
-    for property in node.properties()? {
-        let property = property?;
-        match property.name {
-            "compatible" => kind = property.value,
-            "reg" => reg = property.value,
-            "method" => method = property.value,
-            "ranges" => transparent = property.value.is_empty(),
-            _ => {}
-        }
-    }
-    if compatible(kind, &["arm,pl011"]) {
-        found.uart = found.uart.or(cells.ranges(reg).next());
-    } else if compatible(kind, &["arm,gic-v3"]) {
-        found.controller = Some(Controller::V3);
-        cells.ranges(reg).for_each(|range| found.controller_ranges.push(range));
-    } else if compatible(kind, &["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic"]) {
-        found.controller = Some(Controller::V2);
-        cells.ranges(reg).for_each(|range| found.controller_ranges.push(range));
-    } else if compatible(kind, &["arm,psci", "arm,psci-0.2", "arm,psci-1.0"]) {
-        found.psci = Some(if method.starts_with(b"smc") { Conduit::Smc } else { Conduit::Hvc });
-    } else if compatible(kind, &["simple-bus"]) && transparent && depth < 2 {
-        visit(node, Cells::of(node)?, found, depth + 1)?;
+fn device<'a>(
+    node: &Node<'a, Parser<'a>>,
+    own: &Properties<'a>,
+    cells: (usize, usize),
+    found: &mut Description,
+    depth: u32,
+) -> Result<(), Fault> {
+    let version_2 = own.is(&["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic"]);
+    if version_2 || own.is(&["arm,gic-v3"]) {
+        found.controller = Some(if version_2 { Controller::V2 } else { Controller::V3 });
+        own.ranges(cells).for_each(|range| found.controller_ranges.push(range));
+    } else if own.is(&["arm,pl011"]) {
+        found.uart = found.uart.or(own.ranges(cells).next());
+    } else if own.is(&["arm,psci", "arm,psci-0.2", "arm,psci-1.0"]) {
+        found.psci = Some(if own.method.starts_with(b"smc") { Conduit::Smc } else { Conduit::Hvc });
+    } else if own.is(&["simple-bus"]) && own.transparent && depth < 2 {
+        visit(node, own.cells, found, depth + 1)?;
     }
     Ok(())
 }
