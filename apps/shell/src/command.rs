@@ -9,11 +9,7 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
     ("slices", "", "list who owns the cores' slices"),
     ("faults", "", "list the last failures"),
     ("start", "NAME", "start a program"),
-    (
-        "kill",
-        "NAME",
-        "end a program; its restart rule then applies",
-    ),
+    ("kill", "NAME", "end a program; its restart rule then applies"),
     ("echo", "TEXT", "say TEXT"),
     ("reboot", "", "start the machine anew"),
     ("off", "", "switch the machine off"),
@@ -89,19 +85,13 @@ mod tests {
         assert_eq!(Command::parse("kill pl011"), Command::Kill("pl011"));
         assert_eq!(Command::parse("echo  a  b "), Command::Echo("a  b"));
         assert_eq!(Command::parse("bindings"), Command::Bindings(None));
-        assert_eq!(
-            Command::parse("bindings\tshell"),
-            Command::Bindings(Some("shell"))
-        );
+        assert_eq!(Command::parse("bindings\tshell"), Command::Bindings(Some("shell")));
         assert_eq!(Command::parse(" \t"), Command::Nothing);
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
-        assert_eq!(
-            Command::parse("frobnicate now"),
-            Command::Unknown("frobnicate")
-        );
+        assert_eq!(Command::parse("frobnicate now"), Command::Unknown("frobnicate"));
         assert_eq!(Command::parse("kill"), Command::Misused("kill"));
         assert_eq!(Command::parse("kill a b"), Command::Misused("kill"));
         assert_eq!(Command::parse("off now"), Command::Misused("off"));
@@ -111,13 +101,7 @@ mod tests {
     fn every_listed_command_is_known() {
         for (word, operands, _) in COMMANDS {
             let line = std::format!("{word} {operands}");
-            assert!(
-                !matches!(
-                    Command::parse(&line),
-                    Command::Unknown(_) | Command::Misused(_)
-                ),
-                "{line}"
-            );
+            assert!(!matches!(Command::parse(&line), Command::Unknown(_) | Command::Misused(_)), "{line}");
         }
     }
 }

@@ -200,11 +200,7 @@ impl Editor {
     fn word_before(&self) -> usize {
         let before = self.line[..self.cursor].iter().rev();
         let spaces = before.clone().take_while(|c| c.is_whitespace()).count();
-        spaces
-            + before
-                .skip(spaces)
-                .take_while(|c| !c.is_whitespace())
-                .count()
+        spaces + before.skip(spaces).take_while(|c| !c.is_whitespace()).count()
     }
 
     fn left(&mut self, screen: &mut String) {
@@ -231,11 +227,7 @@ impl Editor {
         if self.back == 0 {
             self.kept.clone_from(&self.line);
         }
-        let source = if back == 0 {
-            &self.kept
-        } else {
-            &self.history[back - 1]
-        };
+        let source = if back == 0 { &self.kept } else { &self.history[back - 1] };
         self.line.clone_from(source);
         self.back = back;
         self.cursor = self.line.len();
@@ -328,25 +320,16 @@ mod tests {
 
     #[test]
     fn control_c_gives_up_and_control_d_ends() {
-        assert_eq!(
-            lines("abc\x03ps\r"),
-            [Event::Cancelled, Event::Line("ps".to_string())]
-        );
+        assert_eq!(lines("abc\x03ps\r"), [Event::Cancelled, Event::Line("ps".to_string())]);
         assert_eq!(lines("\x04"), [Event::EndOfInput]);
         assert_eq!(line("abc\x1b[D\x04\r"), "ab");
-        assert_eq!(
-            lines("off\n\x04"),
-            [Event::Line("off".to_string()), Event::EndOfInput]
-        );
+        assert_eq!(lines("off\n\x04"), [Event::Line("off".to_string()), Event::EndOfInput]);
     }
 
     #[test]
     fn characters_of_several_bytes_are_one() {
         assert_eq!(line("é\x7fü€\r"), "ü€");
-        assert_eq!(
-            lines_of_bytes(b"\xff\xc3(a\r"),
-            vec![Event::Line("a".to_string())]
-        );
+        assert_eq!(lines_of_bytes(b"\xff\xc3(a\r"), vec![Event::Line("a".to_string())]);
     }
 
     #[test]
@@ -356,9 +339,7 @@ mod tests {
         let mut state = 1u64;
         let noise: Vec<u8> = (0..20_000)
             .map(|_| {
-                state = state
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 (state >> 56) as u8
             })
             .collect();

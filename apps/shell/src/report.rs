@@ -8,8 +8,8 @@ use exo_abi::exposed::{SLICE_CLAIMED, SLICE_EXACT, Slice};
 use exo_abi::{BindingKind, PAGE_BYTES};
 use libos::cause::Cause;
 use libos::protocol::supervisor::{
-    BINDINGS, FAULTS, Failure, Given, KILL, LIST, MEMORY, Memory, POWER, Program, Region, START,
-    head, request, request_named,
+    BINDINGS, FAULTS, Failure, Given, KILL, LIST, MEMORY, Memory, POWER, Program, Region, START, head, request,
+    request_named,
 };
 use libos::protocol::{Words, status};
 
@@ -43,13 +43,7 @@ pub fn run(line: &str, machine: &mut impl Machine, out: &mut impl Write) -> fmt:
         Command::Start(name) => change(machine, request_named(START, name), "start", name, out),
         Command::Kill(name) => change(machine, request_named(KILL, name), "kill", name, out),
         Command::Echo(text) => writeln!(out, "{text}"),
-        Command::Reboot => change(
-            machine,
-            request(POWER, power::RESET as u32),
-            "reboot",
-            "",
-            out,
-        ),
+        Command::Reboot => change(machine, request(POWER, power::RESET as u32), "reboot", "", out),
         Command::Off => change(machine, request(POWER, power::OFF as u32), "off", "", out),
         Command::Unknown(word) => {
             write!(out, "{word}: there is no such command; there are:")?;
@@ -59,10 +53,7 @@ pub fn run(line: &str, machine: &mut impl Machine, out: &mut impl Write) -> fmt:
             writeln!(out)
         }
         Command::Misused(word) => {
-            let operands = COMMANDS
-                .iter()
-                .find(|(known, ..)| *known == word)
-                .map_or("", |(_, operands, _)| operands);
+            let operands = COMMANDS.iter().find(|(known, ..)| *known == word).map_or("", |(_, operands, _)| operands);
             writeln!(out, "usage: {word} {operands}")
         }
     }
@@ -77,17 +68,11 @@ fn help(out: &mut impl Write) -> fmt::Result {
     for (word, operands, text) in COMMANDS {
         writeln!(out, "{word:>9} {operands:<7} {text}")?;
     }
-    writeln!(
-        out,
-        "The end of the input (Ctrl-D) switches the machine off."
-    )
+    writeln!(out, "The end of the input (Ctrl-D) switches the machine off.")
 }
 
 fn programs(machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {
-    writeln!(
-        out,
-        "environment program      state      restarts failures  cpu ms  last code"
-    )?;
+    writeln!(out, "environment program      state      restarts failures  cpu ms  last code")?;
     each(machine, LIST, 0, out, |words, out| {
         let program = Program::from_words(words);
         match program.environment {
@@ -112,13 +97,8 @@ fn memory(machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {
         return Ok(());
     };
     let memory = Memory::from_words(&words);
-    let mut row = |name, frames: u64| {
-        writeln!(
-            out,
-            "{name:<9} {frames:>8} frames {:>9} KiB",
-            frames * PAGE_BYTES / 1024
-        )
-    };
+    let mut row =
+        |name, frames: u64| writeln!(out, "{name:<9} {frames:>8} frames {:>9} KiB", frames * PAGE_BYTES / 1024);
     row("ram", memory.ram)?;
     row("kernel", memory.kernel)?;
     row("archive", memory.archive)?;
@@ -148,9 +128,7 @@ fn bindings(name: Option<&str>, machine: &mut impl Machine, out: &mut impl Write
             question[1] = u64::from(index);
             match machine.ask(question) {
                 None => return unreachable(out),
-                Some(words) if head(&words).0 == status::OK => {
-                    given(&Given::from_words(&words), out)?
-                }
+                Some(words) if head(&words).0 == status::OK => given(&Given::from_words(&words), out)?,
                 Some(_) => break,
             }
         }
@@ -165,12 +143,7 @@ fn given(given: &Given, out: &mut impl Write) -> fmt::Result {
     let Some(kind) = BindingKind::from_number(u64::from(given.kind)) else {
         return Ok(());
     };
-    write!(
-        out,
-        "  {:>3} {kind:<6?} {:<24}",
-        given.handle,
-        given.name.as_str()
-    )?;
+    write!(out, "  {:>3} {kind:<6?} {:<24}", given.handle, given.name.as_str())?;
     let rights = Rights::from_bits_retain(given.rights);
     for (bit, text) in rights_of(kind) {
         if rights.contains(*bit) {
@@ -189,25 +162,17 @@ fn given(given: &Given, out: &mut impl Write) -> fmt::Result {
 
 const fn rights_of(kind: BindingKind) -> &'static [(Rights, &'static str)] {
     match kind {
-        BindingKind::Pool => &[
-            (Rights::POOL_READ, "read"),
-            (Rights::POOL_WRITE, "write"),
-            (Rights::POOL_ALLOC, "alloc"),
-        ],
-        BindingKind::Env => &[
-            (Rights::ENV_MAP, "map"),
-            (Rights::ENV_RUN, "run"),
-            (Rights::ENV_DESTROY, "destroy"),
-        ],
+        BindingKind::Pool => {
+            &[(Rights::POOL_READ, "read"), (Rights::POOL_WRITE, "write"), (Rights::POOL_ALLOC, "alloc")]
+        }
+        BindingKind::Env => &[(Rights::ENV_MAP, "map"), (Rights::ENV_RUN, "run"), (Rights::ENV_DESTROY, "destroy")],
         BindingKind::Gate => &[(Rights::GATE_CALL, "call")],
         BindingKind::Event => &[(Rights::EVENT_NOTIFY, "notify")],
         BindingKind::Core => &[(Rights::CORE_CLAIM, "claim")],
         BindingKind::Irq => &[(Rights::IRQ_BIND, "bind")],
-        BindingKind::Device => &[
-            (Rights::DEVICE_READ, "read"),
-            (Rights::DEVICE_WRITE, "write"),
-            (Rights::DEVICE_DEBUG, "debug"),
-        ],
+        BindingKind::Device => {
+            &[(Rights::DEVICE_READ, "read"), (Rights::DEVICE_WRITE, "write"), (Rights::DEVICE_DEBUG, "debug")]
+        }
         BindingKind::Power => &[(Rights::POWER_OFF, "off"), (Rights::POWER_AUDIT, "audit")],
         BindingKind::Dma => &[],
     }
@@ -215,26 +180,15 @@ const fn rights_of(kind: BindingKind) -> &'static [(Rights, &'static str)] {
 
 fn slices(machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {
     for core in 0..machine.cores() {
-        writeln!(
-            out,
-            "core {core}: idle {} ms",
-            machine.idle_micros(core) / 1000
-        )?;
+        writeln!(out, "core {core}: idle {} ms", machine.idle_micros(core) / 1000)?;
         for position in 0..exo_abi::SLICES_PER_CORE {
-            let Some(slice) = machine
-                .slice(core, position)
-                .filter(|slice| slice.owner & SLICE_CLAIMED != 0)
-            else {
+            let Some(slice) = machine.slice(core, position).filter(|slice| slice.owner & SLICE_CLAIMED != 0) else {
                 continue;
             };
             let (environment, vcore) = (slice.owner >> 8 & 0xff, slice.owner & 0xff);
             let length = machine.micros(slice.length);
             let used = machine.micros(slice.used);
-            let exact = if slice.owner & SLICE_EXACT != 0 {
-                ", exact"
-            } else {
-                ""
-            };
+            let exact = if slice.owner & SLICE_EXACT != 0 { ", exact" } else { "" };
             writeln!(
                 out,
                 "  {position:>2} environment {environment} vcore {vcore}: {length} us a round, used {}.{} ms in {} starts{exact}",
@@ -262,22 +216,11 @@ fn faults(machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {
         let failure = Failure::from_words(&words);
         let named = machine.ask(request(LIST, u32::from(failure.program)));
         let program = named.map(|words| Program::from_words(&words));
-        let name = program
-            .as_ref()
-            .map_or("?", |program| program.name.as_str());
-        write!(
-            out,
-            "{:>7}.{:03} s {name}: ",
-            failure.at_ms / 1000,
-            failure.at_ms % 1000
-        )?;
+        let name = program.as_ref().map_or("?", |program| program.name.as_str());
+        write!(out, "{:>7}.{:03} s {name}: ", failure.at_ms / 1000, failure.at_ms % 1000)?;
         one_failure(&failure, out)?;
     }
-    if any {
-        Ok(())
-    } else {
-        writeln!(out, "nothing failed")
-    }
+    if any { Ok(()) } else { writeln!(out, "nothing failed") }
 }
 
 fn one_failure(failure: &Failure, out: &mut impl Write) -> fmt::Result {
@@ -298,13 +241,7 @@ fn one_failure(failure: &Failure, out: &mut impl Write) -> fmt::Result {
     }
 }
 
-fn change(
-    machine: &mut impl Machine,
-    words: Words,
-    what: &str,
-    name: &str,
-    out: &mut impl Write,
-) -> fmt::Result {
+fn change(machine: &mut impl Machine, words: Words, what: &str, name: &str, out: &mut impl Write) -> fmt::Result {
     match machine.ask(words) {
         None => unreachable(out),
         Some(words) if head(&words).0 == status::OK => Ok(()),
@@ -343,10 +280,7 @@ fn answered(answer: Option<Words>, out: &mut impl Write) -> Result<Option<Words>
 }
 
 fn unreachable(out: &mut impl Write) -> fmt::Result {
-    writeln!(
-        out,
-        "init cannot be reached: the manifest must let the shell call it"
-    )
+    writeln!(out, "init cannot be reached: the manifest must let the shell call it")
 }
 
 #[cfg(test)]

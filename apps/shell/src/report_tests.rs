@@ -36,15 +36,9 @@ impl Machine for Fake {
                 cpu_us: 12_345,
             }
             .to_words(),
-            (MEMORY, _) => Memory {
-                ram: 256,
-                free: 100,
-                kernel: 40,
-                archive: 50,
-                promised: 60,
-                machine_info: 7,
+            (MEMORY, _) => {
+                Memory { ram: 256, free: 100, kernel: 40, archive: 50, promised: 60, machine_info: 7 }.to_words()
             }
-            .to_words(),
             (BINDINGS, 1) if words[1] == 0 => Given {
                 name: name("arm,pl011"),
                 handle: 4,
@@ -66,15 +60,9 @@ impl Machine for Fake {
                 total: 1,
             }
             .to_words(),
-            (START | KILL, _) if Name::from_words(&words[1..4]).as_str() != "pl011" => {
-                refused(status::NOT_FOUND)
-            }
+            (START | KILL, _) if Name::from_words(&words[1..4]).as_str() != "pl011" => refused(status::NOT_FOUND),
             (START | KILL | POWER, _) => {
-                self.asked.push((
-                    code,
-                    String::from(Name::from_words(&words[1..4]).as_str()),
-                    number,
-                ));
+                self.asked.push((code, String::from(Name::from_words(&words[1..4]).as_str()), number));
                 refused(status::OK)
             }
             _ => refused(status::NOT_FOUND),
@@ -86,17 +74,8 @@ impl Machine for Fake {
     }
 
     fn slice(&self, _: u64, position: u64) -> Option<Slice> {
-        let owner = if position == 3 {
-            SLICE_CLAIMED | 2 << 8
-        } else {
-            0
-        };
-        Some(Slice {
-            owner,
-            length: 1000,
-            used: 2500,
-            starts: 9,
-        })
+        let owner = if position == 3 { SLICE_CLAIMED | 2 << 8 } else { 0 };
+        Some(Slice { owner, length: 1000, used: 2500, starts: 9 })
     }
 
     fn micros(&self, ticks: u64) -> u64 {
@@ -118,46 +97,28 @@ fn said(line: &str) -> String {
 fn ps_lists_every_program() {
     let text = said("ps");
     assert_eq!(text.lines().count(), 3);
-    assert!(
-        text.contains("          2 pl011        running           2        3     12.3          0"),
-        "{text}"
-    );
+    assert!(text.contains("          2 pl011        running           2        3     12.3          0"), "{text}");
 }
 
 #[test]
 fn mem_says_frames_and_kibibytes() {
     let text = said("mem");
-    assert!(
-        text.contains("ram            256 frames      1024 KiB"),
-        "{text}"
-    );
-    assert!(
-        text.contains("free           100 frames       400 KiB"),
-        "{text}"
-    );
+    assert!(text.contains("ram            256 frames      1024 KiB"), "{text}");
+    assert!(text.contains("free           100 frames       400 KiB"), "{text}");
 }
 
 #[test]
 fn bindings_are_listed_by_program() {
     let text = said("bindings");
-    assert!(
-        text.contains("pl011\n    4 Device arm,pl011                read write, 0x9000\n"),
-        "{text}"
-    );
+    assert!(text.contains("pl011\n    4 Device arm,pl011                read write, 0x9000\n"), "{text}");
     assert!(!said("bindings init").contains("Device"));
-    assert_eq!(
-        said("bindings nobody"),
-        "nobody: there is nothing of that name\n"
-    );
+    assert_eq!(said("bindings nobody"), "nobody: there is nothing of that name\n");
 }
 
 #[test]
 fn slices_name_their_owners() {
     let text = said("slices");
-    assert_eq!(
-        text,
-        "core 0: idle 5 ms\n   3 environment 2 vcore 0: 1000 us a round, used 2.5 ms in 9 starts\n"
-    );
+    assert_eq!(text, "core 0: idle 5 ms\n   3 environment 2 vcore 0: 1000 us a round, used 2.5 ms in 9 starts\n");
 }
 
 #[test]
@@ -175,31 +136,18 @@ fn what_changes_something_is_asked_of_init() {
         run(line, &mut fake, &mut out).unwrap();
     }
     switch_off(&mut fake);
-    let asked: Vec<_> = fake
-        .asked
-        .iter()
-        .map(|(code, name, number)| (*code, name.as_str(), *number))
-        .collect();
+    let asked: Vec<_> = fake.asked.iter().map(|(code, name, number)| (*code, name.as_str(), *number)).collect();
     let off = power::OFF as u32;
     assert_eq!(
         asked,
-        [
-            (KILL, "pl011", 0),
-            (START, "pl011", 0),
-            (POWER, "", power::RESET as u32),
-            (POWER, "", off),
-            (POWER, "", off)
-        ]
+        [(KILL, "pl011", 0), (START, "pl011", 0), (POWER, "", power::RESET as u32), (POWER, "", off), (POWER, "", off)]
     );
     assert_eq!(out, "");
 }
 
 #[test]
 fn refusals_are_said() {
-    assert_eq!(
-        said("kill nobody"),
-        "kill nobody: there is nothing of that name\n"
-    );
+    assert_eq!(said("kill nobody"), "kill nobody: there is nothing of that name\n");
     assert_eq!(said("kill"), "usage: kill NAME\n");
     assert!(said("what").starts_with("what: there is no such command; there are: help ps mem"));
     assert_eq!(said("echo a b"), "a b\n");
@@ -210,15 +158,7 @@ fn refusals_are_said() {
 fn without_init_every_command_says_so() {
     for line in ["ps", "mem", "bindings", "faults", "kill pl011", "off"] {
         let mut out = String::new();
-        run(
-            line,
-            &mut Fake {
-                mute: true,
-                ..Fake::default()
-            },
-            &mut out,
-        )
-        .unwrap();
+        run(line, &mut Fake { mute: true, ..Fake::default() }, &mut out).unwrap();
         assert!(out.contains("init cannot be reached"), "{line}: {out}");
     }
 }

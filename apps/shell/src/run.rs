@@ -18,9 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Reads lines and does what they say, until the input ends.
 pub fn main() {
-    let mut asker = Asker {
-        init: start::service("init"),
-    };
+    let mut asker = Asker { init: start::service("init") };
     let mut editor = Editor::new("velvet> ");
     let mut screen = String::new();
     editor.begin(&mut screen);
@@ -67,13 +65,8 @@ struct Asker {
 
 impl Machine for Asker {
     fn ask(&mut self, words: Words) -> Option<Words> {
-        let message = CallMessage {
-            words,
-            ..CallMessage::default()
-        };
-        let answer = self
-            .init?
-            .call_patiently(&message, Instant::after(PATIENCE));
+        let message = CallMessage { words, ..CallMessage::default() };
+        let answer = self.init?.call_patiently(&message, Instant::after(PATIENCE));
         answer.ok().map(|received| received.words)
     }
 
