@@ -28,6 +28,8 @@ pub trait Machine {
     fn micros(&self, ticks: u64) -> u64;
     /// Microseconds a core slept.
     fn idle_micros(&self, core: u64) -> u64;
+    /// Nanoseconds from the kernel's first instruction to the first of a user.
+    fn boot_nanos(&self) -> u64;
 }
 
 /// Does what a line says; the text goes to `out`.
@@ -103,7 +105,8 @@ fn memory(machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {
     row("kernel", memory.kernel)?;
     row("archive", memory.archive)?;
     row("promised", memory.promised)?;
-    row("free", memory.free)
+    row("free", memory.free)?;
+    writeln!(out, "boot {} ns", machine.boot_nanos())
 }
 
 fn bindings(name: Option<&str>, machine: &mut impl Machine, out: &mut impl Write) -> fmt::Result {

@@ -85,6 +85,10 @@ impl Machine for Fake {
     fn idle_micros(&self, _: u64) -> u64 {
         5000
     }
+
+    fn boot_nanos(&self) -> u64 {
+        123_456
+    }
 }
 
 fn said(line: &str) -> String {
@@ -105,6 +109,7 @@ fn mem_says_frames_and_kibibytes() {
     let text = said("mem");
     assert!(text.contains("ram            256 frames      1024 KiB"), "{text}");
     assert!(text.contains("free           100 frames       400 KiB"), "{text}");
+    assert!(text.contains("boot 123456 ns"), "{text}");
 }
 
 #[test]

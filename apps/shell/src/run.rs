@@ -85,4 +85,9 @@ impl Machine for Asker {
     fn idle_micros(&self, core: u64) -> u64 {
         machine::idle(core).map_or(0, |(ticks, _)| self.micros(ticks))
     }
+
+    fn boot_nanos(&self) -> u64 {
+        let info = machine::info();
+        time::duration(info.first_user_ticks.saturating_sub(info.entry_ticks)).as_nanos() as u64
+    }
 }
