@@ -1,36 +1,29 @@
 //! From the boot protocol to [`super::start`]: the assembly, and the tables it fills.
 
 use super::layout::*;
+use core::cell::UnsafeCell;
 use exo_abi::boot::BootHeader;
 
 /// A translation table in the image.
 #[repr(C, align(4096))]
-pub struct Table(pub core::cell::UnsafeCell<[u64; 512]>);
+pub struct Table(pub UnsafeCell<[u64; 512]>);
 
 // SAFETY: written by the boot code and by `mmu` on the first core only, before another core starts.
 unsafe impl Sync for Table {}
 
-impl Table {
-    const fn new() -> Table {
-        Table(core::cell::UnsafeCell::new([0; 512]))
-    }
-}
-
-/// TTBR1's root.
+/// The kernel's own tables.
 #[unsafe(link_section = ".tables")]
-pub static ROOT: Table = Table::new();
-/// The top GiB: image, boot windows, devices.
-#[unsafe(link_section = ".tables")]
-pub static HIGH_2: Table = Table::new();
-/// The image's pages.
-#[unsafe(link_section = ".tables")]
-pub static IMAGE_3: Table = Table::new();
+pub static TABLES: [Table; 5] = [const { Table(UnsafeCell::new([0; 512])) }; 5];
 /// TTBR0's root while booting; emptied, it is what an idle core's TTBR0 points at.
-#[unsafe(link_section = ".tables")]
-pub static IDENTITY_1: Table = Table::new();
+pub const IDENTITY_1: usize = 0;
 /// The identity map's 2 MiB blocks while booting.
-#[unsafe(link_section = ".tables")]
-static IDENTITY_2: Table = Table::new();
+const IDENTITY_2: usize = 1;
+/// TTBR1's root.
+pub const ROOT: usize = 2;
+/// The top GiB: image, boot windows, devices.
+pub const HIGH_2: usize = 3;
+/// The image's pages.
+pub const IMAGE_3: usize = 4;
 
 core::arch::global_asm!(
     include_str!("boot.s"),
@@ -44,11 +37,11 @@ core::arch::global_asm!(
     PAGE_TEXT = const PAGE_TEXT,
     PAGE_RODATA = const PAGE_RODATA,
     PAGE_DATA = const PAGE_DATA,
-    ROOT = sym ROOT,
-    HIGH_2 = sym HIGH_2,
-    IMAGE_3 = sym IMAGE_3,
-    IDENTITY_1 = sym IDENTITY_1,
-    IDENTITY_2 = sym IDENTITY_2,
+    TABLES = sym TABLES,
+    IDENTITY_2 = const IDENTITY_2 * size_of::<Table>(),
+    ROOT = const ROOT * size_of::<Table>(),
+    HIGH_2 = const HIGH_2 * size_of::<Table>(),
+    IMAGE_3 = const IMAGE_3 * size_of::<Table>(),
     MAIN = sym super::start::start,
 );
 
@@ -88,13 +81,14 @@ pub struct Image {
 
 /// Measures the image by the linker's symbols.
 pub fn image() -> Image {
-    let (start, rodata, bss, end) = (
-        &raw const image_start as u64,
-        &raw const rodata_end as u64,
-        &raw const bss_end as u64,
-        &raw const image_end as u64,
-    );
-    Image { text: rodata - start, data: bss - rodata, whole: end - start, guard: &raw const stack_guard as u64 - start }
+    let start = &raw const image_start as u64;
+    let rodata = &raw const rodata_end as u64;
+    Image {
+        text: rodata - start,
+        data: &raw const bss_end as u64 - rodata,
+        whole: &raw const image_end as u64 - start,
+        guard: &raw const stack_guard as u64 - start,
+    }
 }
 
 const _: () = assert!(IMAGE == 0xffff_ffff_c000_0000);

@@ -16,6 +16,12 @@ image_header:
 boot_header:
     .skip   {HEADER_BYTES}
 
+// The four bits of an identification register that begin at `shift`, in x9.
+    .macro  field register, shift
+    mrs     x9, \register
+    ubfx    x9, x9, #\shift, #4
+    .endm
+
     .balign 4
 boot_start:
     msr     daifset, #0xf
@@ -26,15 +32,30 @@ boot_start:
     b.lo    at_el1
     b.hi    park                        // EL3: no boot protocol starts a kernel there
 
-    // EL2: everything below is EL1's, nothing traps here.
-    mov     x9, #(1 << 31)              // HCR_EL2.RW
-    orr     x9, x9, #(3 << 40)          // HCR_EL2.API and APK: pointer authentication is EL1's
+    // EL2: everything below is EL1's, nothing traps here. Reset says nothing about most of these.
+    ldr     x9, =(1 << 31 | 3 << 40)    // HCR_EL2: RW; API and APK: pointer authentication is EL1's
     msr     hcr_el2, x9
+    isb                                 // the layout of the next ones depends on HCR_EL2.E2H
     mov     x9, #0x33ff                 // CPTR_EL2: RES1 bits, no trap
     msr     cptr_el2, x9
     msr     hstr_el2, xzr
-    msr     mdcr_el2, xzr
-    mov     x9, #3                      // CNTHCTL_EL2: EL1 may use the physical counter and timer
+    mov     x10, xzr
+    field   id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM D17.3.19)
+    cbz     x9, 1f
+    cmp     x9, #0xf
+    b.eq    1f
+    mrs     x10, pmcr_el0
+    ubfx    x10, x10, #11, #5
+1:  msr     mdcr_el2, x10
+    field   id_aa64mmfr1_el1, 40        // FEAT_HCX
+    cbz     x9, 1f
+    msr     S3_4_C1_C2_2, xzr           // HCRX_EL2
+1:  field   id_aa64mmfr0_el1, 56        // FEAT_FGT
+    cbz     x9, 1f
+    .irp    register, S3_4_C1_C1_4, S3_4_C1_C1_5, S3_4_C1_C1_6, S3_4_C3_C1_4, S3_4_C3_C1_5
+    msr     \register, xzr              // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR
+    .endr
+1:  mov     x9, #3                      // CNTHCTL_EL2: EL1 may use the physical counter and timer
     msr     cnthctl_el2, x9
     msr     cntvoff_el2, xzr
     mrs     x9, midr_el1
@@ -42,13 +63,14 @@ boot_start:
     mrs     x9, mpidr_el1
     msr     vmpidr_el2, x9
     msr     vttbr_el2, xzr
-    mrs     x9, id_aa64pfr0_el1
-    ubfx    x9, x9, #24, #4             // GIC system registers
+    field   id_aa64pfr0_el1, 24         // GIC system registers
     cbz     x9, 1f
     mrs     x9, S3_4_C12_C9_5           // ICC_SRE_EL2
     orr     x9, x9, #0xf                // SRE, no bypass, EL1 may use its own
     msr     S3_4_C12_C9_5, x9
     isb
+    mrs     x9, S3_4_C12_C9_5
+    tbz     x9, #0, 1f                  // firmware runs the controller as a GICv2
     msr     S3_4_C12_C11_0, xzr         // ICH_HCR_EL2
 1:  ldr     x9, ={SCTLR_OFF}
     msr     sctlr_el1, x9
@@ -59,67 +81,59 @@ boot_start:
     eret
 
 at_el1:
+    msr     spsel, #1                   // the boot protocol does not say which stack pointer is selected
     // The memory below is written with the caches off: lines that an earlier stage left in them must not come back over it
     // (Arm ARM B2.8: mismatched attributes; boot protocol: the image is clean to the point of coherency, bss is not part of it).
-    mrs     x9, ctr_el0
-    ubfx    x9, x9, #16, #4
+    field   ctr_el0, 16
     mov     x10, #4
     lsl     x10, x10, x9                // the smallest data cache line
     adrp    x11, bss_start
     add     x11, x11, :lo12:bss_start
+    mov     x9, x11
     adrp    x12, image_end
-    add     x12, x12, :lo12:image_end
-1:  cmp     x11, x12
-    b.hs    2f
-    dc      ivac, x11
-    add     x11, x11, x10
-    b       1b
-2:  dsb     sy
-    adrp    x11, bss_start
-    add     x11, x11, :lo12:bss_start
-3:  cmp     x11, x12
-    b.hs    4f
-    stp     xzr, xzr, [x11], #16
-    stp     xzr, xzr, [x11], #16
-    b       3b
-4:
-    // Identity: the 2 MiB with this code, and the next.
-    adrp    x22, image_start
-    adrp    x9, {IDENTITY_1}
-    add     x9, x9, :lo12:{IDENTITY_1}
-    adrp    x10, {IDENTITY_2}
-    add     x10, x10, :lo12:{IDENTITY_2}
-    mov     x11, x10
-    orr     x11, x11, #3
-    ubfx    x12, x22, #30, #9
-    str     x11, [x9, x12, lsl #3]
-    lsr     x12, x22, #21
-    lsl     x11, x12, #21
+1:  dc      ivac, x9
+    add     x9, x9, x10
+    cmp     x9, x12
+    b.lo    1b
+    dsb     sy
+1:  stp     xzr, xzr, [x11], #16
+    cmp     x11, x12
+    b.lo    1b
+
+    // Identity: the 2 MiB with this code, whose instructions lie in the image's first page.
+    adrp    x11, image_start
+    adrp    x9, {TABLES}
+    add     x10, x9, #{IDENTITY_2}
+    orr     x13, x10, #3
+    ubfx    x12, x11, #30, #9
+    str     x13, [x9, x12, lsl #3]
     ldr     x13, ={BLOCK}
-    orr     x11, x11, x13
+    lsr     x12, x11, #21
+    orr     x13, x13, x12, lsl #21
     and     x12, x12, #511
-    str     x11, [x10, x12, lsl #3]
+    str     x13, [x10, x12, lsl #3]
+
     // The image at its own address: text, read-only data, data.
-    adrp    x14, {ROOT}
-    add     x14, x14, :lo12:{ROOT}
-    adrp    x15, {HIGH_2}
-    add     x15, x15, :lo12:{HIGH_2}
-    adrp    x16, {IMAGE_3}
-    add     x16, x16, :lo12:{IMAGE_3}
-    orr     x11, x15, #3
-    str     x11, [x14, #(511 * 8)]
-    orr     x11, x16, #3
-    str     x11, [x15]
-    mov     x11, x22
-    ldr     x13, ={PAGE_TEXT}
-    adrp    x12, text_end
-    bl      map_pages
-    ldr     x13, ={PAGE_RODATA}
-    adrp    x12, rodata_end
-    bl      map_pages
-    ldr     x13, ={PAGE_DATA}
-    adrp    x12, image_end
-    bl      map_pages
+    add     x14, x9, #{ROOT}
+    add     x15, x9, #{HIGH_2}
+    add     x16, x9, #{IMAGE_3}
+    orr     x13, x15, #3
+    str     x13, [x14, #(511 * 8)]
+    orr     x13, x16, #3
+    str     x13, [x15]
+    mov     x1, x11
+    .macro  map_pages end, attributes
+    adrp    x12, \end
+    ldr     x13, =\attributes
+1:  orr     x17, x11, x13
+    str     x17, [x16], #8
+    add     x11, x11, #4096
+    cmp     x11, x12
+    b.lo    1b
+    .endm
+    map_pages text_end, {PAGE_TEXT}
+    map_pages rodata_end, {PAGE_RODATA}
+    map_pages image_end, {PAGE_DATA}
 
     ldr     x11, ={MAIR}
     msr     mair_el1, x11
@@ -133,8 +147,6 @@ at_el1:
     msr     tcr_el1, x11
     msr     ttbr0_el1, x9
     msr     ttbr1_el1, x14
-    adrp    x11, vectors
-    add     x11, x11, :lo12:vectors
     dsb     sy
     tlbi    vmalle1
     ic      iallu
@@ -153,19 +165,8 @@ high:
     mov     x29, xzr
     mov     x30, xzr
     mov     x0, x20
-    mov     x1, x22
     mov     x2, x21
     b       {MAIN}
-
-// Maps pages from x11 to x12 with attributes x13; x16 is the next entry.
-map_pages:
-    cmp     x11, x12
-    b.hs    1f
-    orr     x17, x11, x13
-    str     x17, [x16], #8
-    add     x11, x11, #4096
-    b       map_pages
-1:  ret
 
 park:
     wfe

@@ -1,12 +1,13 @@
 //! Into the kernel and out of it: the vectors, and the registers of who goes on.
 
-use super::boot::IDENTITY_1;
 use super::objects::{self, Arm};
-use super::{gic, panic, registers};
+use super::registers::{self, execute, mrs};
+use super::{gic, mmu, panic};
+use core::arch::asm;
 use core::sync::atomic::Ordering::*;
 use exo::call::{self, Outcome};
 use exo::machine::Machine;
-use exo::vcore::{self, Control, Resume, VcoreRef, frame_word};
+use exo::vcore::{Control, Resume, VcoreRef, frame_word};
 use exo::{interrupt, slice};
 use exo_abi::Call;
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
@@ -48,7 +49,7 @@ const LEAVE_FULL: u64 = 2;
 
 type Registers = [u64; 11];
 
-extern "C" fn on_call(number: u64, x: &mut Registers) -> u64 {
+extern "C" fn on_call(x: &mut Registers, number: u64) -> u64 {
     let outcome = call::dispatch(&Arm, number, x);
     finish(outcome, x)
 }
@@ -59,33 +60,34 @@ extern "C" fn on_interrupt(x: &mut Registers) -> u64 {
 }
 
 /// Exceptions that are no upcall; everything is saved.
-extern "C" fn on_fault(cause: u64, x: &mut Registers) -> u64 {
+extern "C" fn on_fault(x: &mut Registers) -> u64 {
     const FP_TRAP: u64 = 0x07;
-    let running = Arm.core().running();
-    if cause >> 26 == FP_TRAP && Arm.core().fp.load(Relaxed) == 0 {
+    let core = Arm.core();
+    // Nothing has changed ESR since: the kernel takes no exceptions.
+    if mrs!("esr_el1") >> 26 == FP_TRAP && core.fp.load(Relaxed) == 0 {
         call::use_fp(&Arm);
-        return finish(Outcome::Resume(running), x);
+        return finish(Outcome::Resume(core.running()), x);
     }
     finish(call::fault(&Arm), x)
 }
 
 /// `resume` with a batch, or with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
 extern "C" fn on_slow_resume(x: &mut Registers) -> u64 {
-    let core = Arm.core();
-    let control = vcore::control(&Arm, Arm.vcore(core.running()));
+    let control = running_control();
     let (upcall, saved) = (control.upcall(), control.preempted());
-    let count = saved[frame_word::X0 + 16].load(Relaxed);
+    let count = saved[X16].load(Relaxed);
     let (refusal, done) = if count == 0 { (0, 0) } else { call::resume_batch(&Arm, count) };
     if refusal != 0 {
-        saved[frame_word::X0 + 16].store(refusal, Relaxed);
-        saved[frame_word::X0 + 17].store(done, Relaxed);
+        saved[X16].store(refusal, Relaxed);
+        saved[X16 + 1].store(done, Relaxed);
     } else {
-        for word in [frame_word::PC, frame_word::FLAGS, frame_word::X0 + 16, frame_word::X0 + 17] {
-            saved[word].store(upcall[word].load(Relaxed), Relaxed);
+        for words in [frame_word::PC..=frame_word::FLAGS, X16..=X16 + 1] {
+            let pairs = saved.iter().zip(upcall).skip(*words.start()).take(2);
+            pairs.for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
         }
         control.masked().store(0, Relaxed);
     }
-    finish(Outcome::Resume(core.running()), x)
+    finish(Outcome::Resume(Arm.core().running()), x)
 }
 
 fn serve_interrupts() {
@@ -107,20 +109,16 @@ fn finish(mut outcome: Outcome, x: &mut Registers) -> u64 {
         match outcome {
             Outcome::Return => return LEAVE_PLAIN,
             Outcome::ReturnOrUpcall => {
-                let running = Arm.core().running();
-                let events = call::upcall_events(&Arm, running);
-                if events != 0 {
-                    let control = vcore::control(&Arm, Arm.vcore(running));
-                    registers::set_user_pc(interpose(control, events, registers::user_pc(), 0, 0, 0));
-                    registers::set_user_flags(0);
+                let interrupted = Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
+                if let Some(entry) = upcall(Arm.core().running(), running_control(), interrupted) {
+                    go_on(entry, 0);
                 }
                 return LEAVE_PLAIN;
             }
             Outcome::Deliver(next) => {
                 let control = switch(next);
-                registers::set_user_pc(control.pc().load(Relaxed));
-                registers::set_user_sp(control.sp().load(Relaxed));
-                registers::set_user_flags(0);
+                execute!("msr sp_el0, {}", control.sp().load(Relaxed));
+                go_on(control.pc().load(Relaxed), 0);
                 return LEAVE_WORDS;
             }
             Outcome::Resume(next) => {
@@ -133,28 +131,31 @@ fn finish(mut outcome: Outcome, x: &mut Registers) -> u64 {
                     return resume_full(next);
                 }
                 let control = switch(next);
-                let mut pc = control.pc().load(Relaxed);
-                let events = call::upcall_events(&Arm, next);
-                if events != 0 {
-                    pc = interpose(control, events, pc, 0, 0, 0);
-                }
-                registers::set_user_pc(pc);
-                registers::set_user_sp(control.sp().load(Relaxed));
-                registers::set_user_flags(0);
-                registers::set_user_thread(0);
+                let pc = control.pc().load(Relaxed);
+                execute!("msr sp_el0, {}", control.sp().load(Relaxed));
+                execute!("msr tpidr_el0, xzr");
+                go_on(upcall(next, control, Interrupted { pc, ..Interrupted::default() }).unwrap_or(pc), 0);
                 return LEAVE_WORDS;
             }
             Outcome::Idle => {
                 call::leave_fp(&Arm, VcoreRef::NONE);
-                // Nobody's tables: the ASID 0 of an empty root.
-                registers::set_space(idle_space());
-                registers::synchronise();
+                execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
                 registers::sleep();
                 serve_interrupts();
                 outcome = slice::after_interrupt(&Arm);
             }
         }
     }
+}
+
+/// Where the next program goes on, and with which flags. Only the exception return looks at these.
+fn go_on(pc: u64, flags: u64) {
+    execute!("msr elr_el1, {}", pc);
+    execute!("msr spsr_el1, {}", flags);
+}
+
+fn running_control() -> Control<'static> {
+    Control(objects::control_words(Arm.vcore(Arm.core().running()).control_frame()))
 }
 
 /// The running address space, TPIDRRO_EL0 and the words that the vectors need become `next`'s.
@@ -164,12 +165,13 @@ fn switch(next: VcoreRef) -> Control<'static> {
     let vcore = Arm.vcore(next);
     let environment = Arm.environment(next.environment());
     let space = environment.number() << 48 | environment.root().address();
-    if registers::space() != space {
-        registers::set_space(space);
+    if mrs!("ttbr0_el1") != space {
+        // EL1 accesses nothing by TTBR0, so the exception return is the only synchronisation needed (Arm ARM D8.2.12, D1.4.4).
+        execute!("msr ttbr0_el1, {}", space);
     }
     core.control.store(objects::address(vcore.control_frame()), Relaxed);
     core.state.store(&raw const vcore.state as u64, Relaxed);
-    registers::set_user_control(vcore.control_address.load(Relaxed) & !0xfff);
+    execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed) & !0xfff);
     Control(objects::control_words(vcore.control_frame()))
 }
 
@@ -178,42 +180,46 @@ fn resume_full(next: VcoreRef) -> u64 {
     let control = switch(next);
     let saved = control.preempted();
     let read = |word: usize| saved[word].load(Relaxed);
-    let (mut pc, mut flags) = (read(frame_word::PC), read(frame_word::FLAGS) & FLAGS_ALLOWED);
-    let events = call::upcall_events(&Arm, next);
-    if events != 0 {
-        pc = interpose(control, events, pc, flags, read(frame_word::X0 + 16), read(frame_word::X0 + 17));
-        flags = 0;
-        saved[frame_word::X0 + 16].store(0, Relaxed);
-        saved[frame_word::X0 + 17].store(0, Relaxed);
+    let (pc, flags) = (read(frame_word::PC), read(frame_word::FLAGS) & FLAGS_ALLOWED);
+    execute!("msr sp_el0, {}", read(frame_word::SP));
+    execute!("msr tpidr_el0, {}", read(frame_word::THREAD));
+    match upcall(next, control, Interrupted { pc, flags, x16: read(X16), x17: read(X16 + 1) }) {
+        Some(entry) => {
+            go_on(entry, 0);
+            saved[X16].store(0, Relaxed);
+            saved[X16 + 1].store(0, Relaxed);
+        }
+        None => go_on(pc, flags),
     }
-    registers::set_user_pc(pc);
-    registers::set_user_flags(flags);
-    registers::set_user_sp(read(frame_word::SP));
-    registers::set_user_thread(read(frame_word::THREAD));
     LEAVE_FULL
 }
 
-/// Writes an event upcall that interrupts a program at `pc`; answers where the library is entered.
-fn interpose(control: Control<'_>, events: u64, pc: u64, flags: u64, x16: u64, x17: u64) -> u64 {
-    let upcall = control.upcall();
-    for (word, value) in [
-        (frame_word::CAUSE, 0),
-        (frame_word::ADDRESS, 0),
-        (frame_word::PC, pc),
-        (frame_word::FLAGS, flags),
-        (frame_word::EVENTS, events),
-        (frame_word::X0 + 16, x16),
-        (frame_word::X0 + 17, x17),
-    ] {
-        upcall[word].store(value, Relaxed);
-    }
-    control.masked().store(1, Relaxed);
-    control.upcall_entry().load(Relaxed)
+/// What an event's upcall saves of the program in whose way it comes.
+#[derive(Default)]
+struct Interrupted {
+    pc: u64,
+    flags: u64,
+    x16: u64,
+    x17: u64,
 }
 
-fn idle_space() -> u64 {
-    super::mmu::physical(&raw const IDENTITY_1 as u64)
+/// Writes the upcall for the events that are due, if there are any; answers where the library is entered.
+fn upcall(next: VcoreRef, control: Control<'_>, interrupted: Interrupted) -> Option<u64> {
+    let events = call::upcall_events(&Arm, next);
+    if events == 0 {
+        return None;
+    }
+    let upcall = control.upcall();
+    let words = [0, 0, interrupted.pc, interrupted.flags, events];
+    upcall.iter().zip(words).for_each(|(place, value)| place.store(value, Relaxed));
+    upcall[X16].store(interrupted.x16, Relaxed);
+    upcall[X16 + 1].store(interrupted.x17, Relaxed);
+    control.masked().store(1, Relaxed);
+    Some(control.upcall_entry().load(Relaxed))
 }
+
+const X16: usize = frame_word::X0 + 16;
+const _: () = assert!(frame_word::CAUSE == 0 && frame_word::PC == 2 && frame_word::EVENTS == 4);
 
 unsafe extern "C" {
     static stack_top: u8;
@@ -226,7 +232,7 @@ pub fn begin() -> ! {
     debug_assert!(leave == LEAVE_WORDS);
     // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "mov sp, {stack}",
             ".irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
             "mov x\\n, xzr",

@@ -1,6 +1,6 @@
 //! The interrupt controller: GICv2 (Arm IHI 0048B) and GICv3 (Arm IHI 0069), as far as the kernel needs them.
 
-use super::registers;
+use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Controller;
@@ -27,7 +27,12 @@ const IPRIORITYR: u64 = 0x400;
 const ITARGETSR: u64 = 0x800;
 const ICFGR: u64 = 0xc00;
 const IROUTER: u64 = 0x6000;
-const PRIORITY: u32 = 0xa0a0_a0a0;
+const REDISTRIBUTOR_WAKER: u64 = 0x14;
+/// The frame of a redistributor that has the private interrupts, laid out as the distributor is.
+const PRIVATE_FRAME: u64 = 0x1_0000;
+const INTERFACE_PMR: u64 = 0x4;
+const INTERFACE_IAR: u64 = 0xc;
+const INTERFACE_EOIR: u64 = 0x10;
 /// Looks at a register that must change before it is taken for broken.
 const PATIENCE: u32 = 1_000_000;
 
@@ -36,26 +41,28 @@ fn read(address: u64) -> u32 {
     unsafe { (address as *const u32).read_volatile() }
 }
 
-fn write(address: u64, value: u32) {
-    // SAFETY: as for `read`.
-    unsafe { (address as *mut u32).write_volatile(value) }
+fn write<T>(address: u64, value: T) {
+    // SAFETY: as for `read`; the callers use the widths that the register has.
+    unsafe { (address as *mut T).write_volatile(value) }
 }
 
 fn distributor(offset: u64) -> u64 {
     DISTRIBUTOR.load(Relaxed) + offset
 }
 
-fn version_2() -> bool {
-    CPU_INTERFACE.load(Relaxed) != 0
+/// Writes a line's bit of a register that has one for each line.
+fn write_bit(register: u64, line: u64) {
+    write(distributor(register + line / 32 * 4), 1u32 << (line % 32));
 }
 
-/// Waits until `done`, boundedly.
-fn wait(done: impl Fn() -> bool) {
-    for _ in 0..PATIENCE {
-        if done() {
-            return;
-        }
-    }
+/// Waits, boundedly, until these bits of a register are clear.
+fn wait_clear(address: u64, bits: u32) {
+    let _ = (0..PATIENCE).find(|_| read(address) & bits == 0);
+}
+
+/// Waits until the distributor has taken a write to CTLR or an enable register: v3's RWP; v2 has zero there.
+fn write_complete() {
+    wait_clear(distributor(CTLR), 1 << 31);
 }
 
 /// Interrupt lines, private ones included.
@@ -64,87 +71,69 @@ pub fn lines() -> u64 {
 }
 
 /// Sets distributor and this core's interface up: everything masked but the timer.
-/// `second` is the CPU interface of a v2, or the redistributors (address and bytes of each region) of a v3. False: this core has no redistributor.
+/// `second` is the CPU interface of a v2, or the redistributors (address and bytes of each region) of a v3. False: this core has no interface.
 #[must_use]
 pub fn set_up(controller: Controller, base: u64, second: &[(u64, u64)]) -> bool {
     DISTRIBUTOR.store(base, Relaxed);
-    match controller {
-        Controller::V2 => {
-            let Some((interface, _)) = second.first() else { return false };
+    // v2: everything in group 0, which is interrupts, not fast ones. v3: affinity routing first, then group 1 (IHI 0069 12.9.4).
+    let (routing, group, group_on) = match controller {
+        Controller::V2 => (0, 0, 1),
+        Controller::V3 => (1 << 4, !0, 1 << 1),
+    };
+    write(distributor(CTLR), 0u32);
+    write_complete();
+    write(distributor(CTLR), routing);
+    (32..lines()).step_by(32).for_each(|first| quiet(base, first, group));
+    write(distributor(CTLR), routing | group_on);
+    write_complete();
+    let private = match controller {
+        Controller::V2 => second.first().map(|(interface, _)| {
             CPU_INTERFACE.store(*interface, Relaxed);
-            write(distributor(CTLR), 0);
-            quiet(32);
-            private(base);
-            write(distributor(CTLR), 1);
-            write(interface + 4, 0xff); // GICC_PMR: every priority
-            write(*interface, 1); // GICC_CTLR
-            true
+            base
+        }),
+        Controller::V3 => find_redistributor(second).map(|redistributor| {
+            let waker = redistributor + REDISTRIBUTOR_WAKER;
+            write(waker, read(waker) & !2);
+            wait_clear(waker, 4);
+            redistributor + PRIVATE_FRAME
+        }),
+    };
+    let Some(private) = private else { return false };
+    quiet(private, 0, group);
+    write(private + ISENABLER, 1u32 << TIMER);
+    // The core's interface: every priority, the group on; completion also deactivates (IHI 0069 12.2).
+    match CPU_INTERFACE.load(Relaxed) {
+        0 => {
+            execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
+            execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
+            execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
+            execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
         }
-        Controller::V3 => {
-            write(distributor(CTLR), 0);
-            write_complete();
-            // Affinity routing first, then the groups (IHI 0069 12.9.4).
-            write(distributor(CTLR), 1 << 4);
-            quiet(32);
-            write(distributor(CTLR), 1 << 4 | 1 << 1);
-            write_complete();
-            let Some(redistributor) = find_redistributor(second) else { return false };
-            const WAKER: u64 = 0x14;
-            write(redistributor + WAKER, read(redistributor + WAKER) & !2);
-            wait(|| read(redistributor + WAKER) & 4 == 0);
-            let sgi = redistributor + 0x1_0000;
-            write(sgi + IGROUPR, !0);
-            private(sgi);
-            // SAFETY: the CPU interface's system registers: every priority, group 1 on (IHI 0069 12.2).
-            unsafe {
-                asm!(
-                    "msr S3_0_C12_C12_5, {one}", // ICC_SRE_EL1.SRE
-                    "isb",
-                    "msr S3_0_C4_C6_0, {all}",   // ICC_PMR_EL1
-                    "msr S3_0_C12_C12_4, xzr",   // ICC_CTLR_EL1: completion also deactivates
-                    "msr S3_0_C12_C12_7, {on}",  // ICC_IGRPEN1_EL1
-                    "isb",
-                    one = in(reg) 7u64, all = in(reg) 0xffu64, on = in(reg) 1u64, options(nostack, preserves_flags)
-                );
-            }
-            true
+        interface => {
+            write(interface + INTERFACE_PMR, 0xffu32);
+            write(interface + CTLR, 1u32);
         }
     }
+    true
 }
 
-/// Shared lines: masked, neither pending nor active, all of one priority, in group 1 where groups matter.
-fn quiet(first: u64) {
-    let lines = lines();
-    for line in (first..lines).step_by(32) {
-        let word = line / 32 * 4;
-        write(distributor(ICENABLER + word), !0);
-        write(distributor(ICPENDR + word), !0);
-        write(distributor(ICACTIVER + word), !0);
-        if !version_2() {
-            write(distributor(IGROUPR + word), !0);
-        }
+/// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.
+fn quiet(frame: u64, first: u64, group: u32) {
+    for (register, value) in [(ICENABLER, !0), (ICPENDR, !0), (ICACTIVER, !0), (IGROUPR, group)] {
+        write(frame + register + first / 8, value);
     }
-    (first..lines).step_by(4).for_each(|line| write(distributor(IPRIORITYR + line), PRIORITY));
-}
-
-/// This core's private interrupts: only the timer.
-fn private(frame: u64) {
-    write(frame + ICENABLER, !0);
-    write(frame + ICPENDR, !0);
-    write(frame + ICACTIVER, !0);
-    (0..32).step_by(4).for_each(|line| write(frame + IPRIORITYR + line, PRIORITY));
-    write(frame + ISENABLER, 1 << TIMER);
+    (0..32).step_by(4).for_each(|line| write(frame + IPRIORITYR + first + line, 0xa0a0_a0a0u32));
 }
 
 /// The redistributor whose affinity is this core's.
 fn find_redistributor(regions: &[(u64, u64)]) -> Option<u64> {
     let affinity = registers::affinity();
-    let wanted = affinity >> 32 << 24 | affinity & 0xff_ffff;
+    let wanted = (affinity >> 32 << 24 | affinity & 0xff_ffff) as u32;
     for (start, bytes) in regions {
         let mut at = *start;
         while at + 0x2_0000 <= start + bytes {
-            let typer = read(at + 8) as u64 | (read(at + 12) as u64) << 32;
-            if typer >> 32 == wanted {
+            let typer = read(at + 8);
+            if read(at + 12) == wanted {
                 return Some(at);
             }
             // Two frames of 64 KiB, four with virtual LPIs.
@@ -157,72 +146,58 @@ fn find_redistributor(regions: &[(u64, u64)]) -> Option<u64> {
     None
 }
 
-/// Waits until the distributor has taken a write to CTLR or an enable register (v3's RWP).
-fn write_complete() {
-    wait(|| read(distributor(CTLR)) & 1 << 31 == 0);
-}
-
 /// What the highest pending interrupt is, now active.
 pub fn acknowledge() -> Option<u64> {
-    let number = if version_2() {
-        // IAR: the source core of an SGI stands in bits 12:10.
-        (read(CPU_INTERFACE.load(Relaxed) + 0xc) & 0x3ff) as u64
-    } else {
-        let number: u64;
-        // SAFETY: ICC_IAR1_EL1; the DSB makes the acknowledgement precede what is done about it (IHI 0069 4.1.1).
-        unsafe { asm!("mrs {}, S3_0_C12_C12_0", "dsb sy", out(reg) number, options(nostack, preserves_flags)) };
-        number & 0xff_ffff
+    let number = match CPU_INTERFACE.load(Relaxed) {
+        // ICC_IAR1_EL1; the DSB makes the acknowledgement precede what is done about it (IHI 0069 4.1.1).
+        0 => {
+            let number = mrs!("S3_0_C12_C12_0");
+            execute!("dsb sy");
+            number & 0xff_ffff
+        }
+        // The source core of an SGI stands in bits 12:10.
+        interface => (read(interface + INTERFACE_IAR) & 0x3ff) as u64,
     };
     (number < SPECIAL).then_some(number)
 }
 
 /// An interrupt has been dealt with.
 pub fn complete(number: u64) {
-    if version_2() {
-        write(CPU_INTERFACE.load(Relaxed) + 0x10, number as u32);
-    } else {
-        // SAFETY: ICC_EOIR1_EL1 with what ICC_IAR1_EL1 gave.
-        unsafe { asm!("msr S3_0_C12_C12_1, {}", "isb", in(reg) number, options(nostack, preserves_flags)) };
+    match CPU_INTERFACE.load(Relaxed) {
+        0 => execute!("msr S3_0_C12_C12_1, {}; isb", number), // ICC_EOIR1_EL1
+        interface => write(interface + INTERFACE_EOIR, number as u32),
     }
 }
 
-/// Masks a shared line.
+/// Masks a shared line. When this returns it is masked: completing a level-sensitive line earlier would let it fire once more.
 pub fn mask(line: u64) {
-    write(distributor(ICENABLER + line / 32 * 4), 1 << (line % 32));
+    write_bit(ICENABLER, line);
+    write_complete();
 }
 
 /// Unmasks a shared line.
 pub fn unmask(line: u64) {
-    write(distributor(ISENABLER + line / 32 * 4), 1 << (line % 32));
+    write_bit(ISENABLER, line);
 }
 
 /// Masks a line for good: neither pending nor active.
 pub fn retire(line: u64) {
     mask(line);
-    if !version_2() {
-        write_complete();
-    }
-    write(distributor(ICPENDR + line / 32 * 4), 1 << (line % 32));
-    write(distributor(ICACTIVER + line / 32 * 4), 1 << (line % 32));
+    write_bit(ICPENDR, line);
+    write_bit(ICACTIVER, line);
 }
 
 /// Routes a line to the core with this affinity (the running one, while only one runs) and unmasks it.
 pub fn route(line: u64, trigger: Trigger) {
     retire(line);
-    let shift = line % 16 * 2 + 1;
+    let edge = 2 << (line % 16 * 2);
     let config = distributor(ICFGR + line / 16 * 4);
-    let edge = u32::from(trigger == Trigger::Edge);
-    write(config, read(config) & !(1 << shift) | edge << shift);
-    if version_2() {
-        // A core reads its own number in the targets of a private line (IHI 0048B 4.3.12).
-        let own = read(distributor(ITARGETSR)) & 0xff;
-        let target = distributor(ITARGETSR + line / 4 * 4);
-        let shift = line % 4 * 8;
-        write(target, read(target) & !(0xff << shift) | own << shift);
+    write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
+    if CPU_INTERFACE.load(Relaxed) == 0 {
+        write(distributor(IROUTER + line * 8), registers::affinity());
     } else {
-        let router = distributor(IROUTER + line * 8);
-        write(router, registers::affinity() as u32);
-        write(router + 4, (registers::affinity() >> 32) as u32);
+        // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
+        write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);
     }
     unmask(line);
 }

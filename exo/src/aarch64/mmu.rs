@@ -1,14 +1,18 @@
 //! The kernel's own translation tables: windows while booting, devices, and the linear map of RAM.
 
-use super::boot::{HIGH_2, IDENTITY_1, IMAGE_3, ROOT, Table};
+use super::boot::{HIGH_2, IDENTITY_1, IMAGE_3, ROOT, TABLES};
 use super::layout::*;
-use super::registers;
+use super::registers::{self, execute};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Range;
 
 const BLOCK: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 const PAGE: u64 = 4096;
+const ENTRIES: u64 = 512;
+
+type Entries = [u64; ENTRIES as usize];
 
 /// The next free entry of the top GiB's table: 0 is the image.
 static NEXT_WINDOW: AtomicU64 = AtomicU64::new(1);
@@ -18,38 +22,32 @@ static IMAGE_PHYSICAL: AtomicU64 = AtomicU64::new(0);
 /// Says where the image was loaded, and takes the page below the stack away.
 pub fn set_up(image: u64, guard: u64) {
     IMAGE_PHYSICAL.store(image, Relaxed);
-    set(&IMAGE_3, (guard / PAGE) as usize, 0);
+    set(IMAGE_3, guard / PAGE, 0);
     registers::invalidate_all();
 }
 
-/// Physical address of something in the image.
-pub fn physical(address: u64) -> u64 {
-    address - IMAGE + IMAGE_PHYSICAL.load(Relaxed)
+/// The address space of an idle core: ASID 0 of a root that was emptied.
+pub fn idle_space() -> u64 {
+    &raw const TABLES[IDENTITY_1] as u64 - IMAGE + IMAGE_PHYSICAL.load(Relaxed)
 }
 
-fn set(table: &Table, index: usize, descriptor: u64) {
-    // SAFETY: only the first core writes the kernel's tables, while booting; the walker reads whole descriptors.
-    unsafe { (*table.0.get())[index] = descriptor };
-}
-
-fn get(table: &Table, index: usize) -> u64 {
-    // SAFETY: as for `set`.
-    unsafe { (*table.0.get())[index] }
+fn set(table: usize, index: u64, descriptor: u64) {
+    // SAFETY: only the first core writes the kernel's tables, while booting; the walker reads whole descriptors. The index stays in the table.
+    unsafe { TABLES[table].0.get().cast::<u64>().add((index % ENTRIES) as usize).write_volatile(descriptor) };
 }
 
 /// Maps physical memory in 2 MiB blocks beside the image; answers the kernel address of `start`, or nothing when the table is full.
 fn window(start: u64, bytes: u64, attributes: u64) -> Option<u64> {
     let first = start & !(BLOCK - 1);
     let blocks = (start.checked_add(bytes)?.checked_sub(first)?).div_ceil(BLOCK);
-    let entry = NEXT_WINDOW.fetch_add(blocks, Relaxed);
-    if entry + blocks > 512 || start >> 48 != 0 {
-        NEXT_WINDOW.fetch_sub(blocks, Relaxed);
+    let entry = NEXT_WINDOW.load(Relaxed);
+    if blocks > ENTRIES - entry || start >> 48 != 0 {
         return None;
     }
-    (0..blocks).for_each(|block| set(&HIGH_2, (entry + block) as usize, first + block * BLOCK | attributes));
+    NEXT_WINDOW.store(entry + blocks, Relaxed);
+    (0..blocks).for_each(|block| set(HIGH_2, entry + block, (first + block * BLOCK) | attributes));
     // From invalid to valid: no TLB can hold anything (Arm ARM D8.13.1); the store must be seen by the walker.
-    registers::publish_descriptors();
-    registers::synchronise();
+    execute!("dsb ishst; isb");
     Some(IMAGE + entry * BLOCK + (start - first))
 }
 
@@ -80,58 +78,43 @@ impl Window {
 
 /// Closes a window.
 pub fn close(window: Window) {
-    (window.entry..NEXT_WINDOW.load(Relaxed)).for_each(|entry| set(&HIGH_2, entry as usize, 0));
+    (window.entry..NEXT_WINDOW.load(Relaxed)).for_each(|entry| set(HIGH_2, entry, 0));
     NEXT_WINDOW.store(window.entry, Relaxed);
     registers::invalidate_all();
 }
 
 /// The low identity map is not needed any more: its root, emptied, is an idle core's.
 pub fn forget_identity() {
-    (0..512).for_each(|index| set(&IDENTITY_1, index, 0));
+    (0..ENTRIES).for_each(|index| set(IDENTITY_1, index, 0));
     registers::invalidate_all();
 }
 
-/// Tables for the linear map: a piece of boot memory and the window on it.
+/// Tables for the linear map: a piece of boot memory, seen through a window.
 pub struct TableMemory {
-    /// Physical address of the next table.
-    pub next: u64,
-    /// First address beyond.
-    pub end: u64,
-    /// The window, which begins at the first `next`.
-    pub window: Window,
-    /// What the window shows first.
-    pub start: u64,
+    next: u64,
+    end: u64,
+    /// Kernel address of physical address 0, if the window showed it.
+    offset: u64,
 }
 
 impl TableMemory {
-    fn take(&mut self) -> Option<u64> {
-        let table = self.next;
-        if table >= self.end {
-            return None;
-        }
-        self.next += PAGE;
-        // SAFETY: boot memory seen through the window, and nobody else's.
-        unsafe { registers::zero(self.at(table) as u64, PAGE) };
-        Some(table)
+    /// All of the window, zeroed; it begins at physical address `start`.
+    pub fn new(window: &Window, start: u64, bytes: u64) -> TableMemory {
+        // SAFETY: boot memory, which nobody else uses.
+        unsafe { registers::zero(window.address, bytes) };
+        TableMemory { next: start, end: start + bytes, offset: window.address.wrapping_sub(start) }
     }
-    fn at(&self, physical: u64) -> *mut u64 {
-        (self.window.address + (physical - self.start)) as *mut u64
-    }
+
     /// The table below an entry, made if there is none.
-    fn below(&mut self, entry: u64) -> Option<(u64, u64)> {
-        if entry & 3 == TABLE {
-            return Some((entry & 0xffff_ffff_f000, entry));
+    fn below(&mut self, entry: &mut u64) -> Option<*mut Entries> {
+        if *entry & TABLE != TABLE {
+            if self.next >= self.end {
+                return None;
+            }
+            *entry = self.next | TABLE;
+            self.next += PAGE;
         }
-        let table = self.take()?;
-        Some((table, table | TABLE))
-    }
-    fn read(&self, table: u64, index: u64) -> u64 {
-        // SAFETY: a table that `take` gave out; the index is below 512.
-        unsafe { self.at(table).add(index as usize).read() }
-    }
-    fn write(&self, table: u64, index: u64, descriptor: u64) {
-        // SAFETY: as for `read`.
-        unsafe { self.at(table).add(index as usize).write(descriptor) }
+        Some((*entry & !TABLE).wrapping_add(self.offset) as *mut Entries)
     }
 }
 
@@ -139,29 +122,24 @@ impl TableMemory {
 pub fn map_linear(run: Range, base: u64, text: Range, tables: &mut TableMemory) -> Option<()> {
     let mut at = run.start;
     while at < run.end() {
-        let linear = at - base;
-        let root_index = (linear / GIB) as usize;
-        let holds_text = |bytes: u64| at < text.end() && text.start < at + bytes;
-        if at.is_multiple_of(GIB) && run.end() - at >= GIB && !holds_text(GIB) {
-            set(&ROOT, root_index, at | BLOCK_DATA);
-            at += GIB;
-            continue;
+        let (mut table, mut bytes) = (TABLES[ROOT].0.get(), GIB);
+        loop {
+            // SAFETY: the root, or a table of `below`'s: only the first core has them, while booting.
+            let entry = unsafe { &mut (*table)[((at - base) / bytes % ENTRIES) as usize] };
+            let holds_text = at < text.end() && text.start < at + bytes;
+            if bytes == PAGE {
+                *entry = at | if holds_text { PAGE_RODATA } else { PAGE_DATA };
+                break;
+            }
+            if at.is_multiple_of(bytes) && run.end() - at >= bytes && !holds_text {
+                *entry = at | BLOCK_DATA;
+                break;
+            }
+            table = tables.below(entry)?;
+            bytes /= ENTRIES;
         }
-        let (table_2, entry) = tables.below(get(&ROOT, root_index))?;
-        set(&ROOT, root_index, entry);
-        let index_2 = linear / BLOCK % 512;
-        if at.is_multiple_of(BLOCK) && run.end() - at >= BLOCK && !holds_text(BLOCK) {
-            tables.write(table_2, index_2, at | BLOCK_DATA);
-            at += BLOCK;
-            continue;
-        }
-        let (table_3, entry) = tables.below(tables.read(table_2, index_2))?;
-        tables.write(table_2, index_2, entry);
-        let attributes = if holds_text(PAGE) { PAGE_RODATA } else { PAGE_DATA };
-        tables.write(table_3, linear / PAGE % 512, at | attributes);
-        at += PAGE;
+        at += bytes;
     }
-    registers::publish_descriptors();
-    registers::synchronise();
+    execute!("dsb ishst; isb");
     Some(())
 }

@@ -1,11 +1,13 @@
 //! The machine as the decisions see it: kernel objects in frames, reached by the linear map.
 
 use super::layout::LINEAR;
-use super::registers::{self, Allow};
+use super::registers::{self, Allow, execute, mrs};
 use super::{gic, power, uart};
+use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo::device_tree::{List, Range};
+use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU64;
+use exo::device_tree::{List, MAX_CONTROLLER_RANGES, Range};
 use exo::environment::Environment;
 use exo::frame::Frames;
 use exo::machine::{Machine, Power, Tables, Trigger, Words};
@@ -28,43 +30,30 @@ pub struct Globals {
     /// The debug UART.
     pub uart: Option<Pfn>,
     /// The kernel's own devices.
-    pub devices: List<Range, 16>,
+    pub devices: List<Range, MAX_CONTROLLER_RANGES>,
     /// What every core has.
     pub features: Features,
 }
 
-struct Once(UnsafeCell<Globals>);
+/// Written once, by the first core, before anything reads it.
+#[repr(transparent)]
+struct Once<T>(UnsafeCell<MaybeUninit<T>>);
 
-// SAFETY: written on the first core before anything reads it, and never again.
-unsafe impl Sync for Once {}
+// SAFETY: as the type says: it never changes while it is shared.
+unsafe impl<T> Sync for Once<T> {}
 
-static GLOBALS: Once = Once(UnsafeCell::new(Globals {
-    frames: Frames { first: 0, words: &[], bitmap: &[] },
-    lines: &[],
-    offset: 0,
-    hz: 1,
-    uart: None,
-    devices: List::empty(Range { start: 0, bytes: 0 }),
-    features: Features::empty(),
-}));
+static GLOBALS: Once<Globals> = Once(UnsafeCell::new(MaybeUninit::uninit()));
+/// The first core's structure.
+#[unsafe(link_section = ".percore")]
+static FIRST_CORE: Once<Core> = Once(UnsafeCell::new(MaybeUninit::uninit()));
 static TABLES: Tables = Tables::new();
 static UART_OWNER: AtomicU64 = AtomicU64::new(0);
-
-/// The first core's structure.
-#[repr(transparent)]
-struct FirstCore(UnsafeCell<core::mem::MaybeUninit<Core>>);
-
-// SAFETY: written once by `set_up` before it is read; its fields are atomics.
-unsafe impl Sync for FirstCore {}
-
-#[unsafe(link_section = ".percore")]
-static FIRST_CORE: FirstCore = FirstCore(UnsafeCell::new(core::mem::MaybeUninit::uninit()));
 
 /// Fixes what was found out, and the first core's structure, whose address it answers.
 pub fn set_up(globals: Globals, core: Core) -> u64 {
     // SAFETY: the first core, once, before `Arm` is used.
     unsafe {
-        GLOBALS.0.get().write(globals);
+        (*GLOBALS.0.get()).write(globals);
         (*FIRST_CORE.0.get()).write(core);
     }
     FIRST_CORE.0.get() as u64
@@ -72,7 +61,7 @@ pub fn set_up(globals: Globals, core: Core) -> u64 {
 
 fn globals() -> &'static Globals {
     // SAFETY: written before the first use, never after.
-    unsafe { &*GLOBALS.0.get() }
+    unsafe { (*GLOBALS.0.get()).assume_init_ref() }
 }
 
 /// The machine.
@@ -83,25 +72,16 @@ pub fn address(pfn: Pfn) -> u64 {
     pfn.address().wrapping_add(globals().offset)
 }
 
-/// `count` zeroed words of boot memory at a physical address.
-pub fn boot_words(physical: u64, count: u64, base: u64) -> &'static [AtomicU64] {
-    let at = physical.wrapping_sub(base).wrapping_add(LINEAR);
+/// Zeroes pages of boot memory.
+pub fn zero(physical: u64, bytes: u64, base: u64) {
     // SAFETY: boot memory: mapped by the linear map, used for nothing else, for ever.
-    unsafe {
-        registers::zero(at, (count * 8).next_multiple_of(4096));
-        core::slice::from_raw_parts(at as *const AtomicU64, count as usize)
-    }
+    unsafe { registers::zero(physical - base + LINEAR, bytes) };
 }
 
-/// `count` words of boot memory behind others, zeroed with them.
-pub fn more_boot_words(physical: u64, count: u64, base: u64) -> &'static [AtomicU64] {
-    let at = physical.wrapping_sub(base).wrapping_add(LINEAR);
-    // SAFETY: as for `boot_words`; the last page of those before was zeroed with them, the rest is zeroed here.
-    unsafe {
-        let page = at.next_multiple_of(4096);
-        registers::zero(page, (at + count * 8).next_multiple_of(4096) - page);
-        core::slice::from_raw_parts(at as *const AtomicU64, count as usize)
-    }
+/// Words of boot memory at a physical address.
+pub fn boot_words(physical: u64, count: u64, base: u64) -> &'static [AtomicU64] {
+    // SAFETY: as for `zero`, which came before.
+    unsafe { core::slice::from_raw_parts((physical - base + LINEAR) as *const AtomicU64, count as usize) }
 }
 
 /// A control page's words; the page is pinned while its vcore lives.
@@ -114,11 +94,6 @@ pub fn control_words(pfn: Pfn) -> &'static Words {
 pub fn write_info(pfn: Pfn, info: &MachineInfo) {
     // SAFETY: boot memory that nothing else writes; readers come later.
     unsafe { (address(pfn) as *mut MachineInfo).write(*info) };
-}
-
-/// The archive's last word.
-pub fn last_word(pfn: Pfn) -> u64 {
-    Arm.words(pfn)[511].load(Relaxed)
 }
 
 impl Machine for Arm {
@@ -148,8 +123,9 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn core(&self) -> &Core {
+        let address = mrs!("tpidr_el1");
         // SAFETY: TPIDR_EL1 holds the address of this core's structure since it was set up.
-        unsafe { &*(registers::core_address() as *const Core) }
+        unsafe { &*(address as *const Core) }
     }
     fn core_at(&self, id: u64) -> Option<&Core> {
         (id == 0).then(|| self.core())
@@ -161,13 +137,13 @@ impl Machine for Arm {
         microseconds.saturating_mul(globals().hz) / 1_000_000
     }
     fn user_pc(&self) -> u64 {
-        registers::user_pc()
+        mrs!("elr_el1")
     }
     fn user_sp(&self) -> u64 {
-        registers::user_sp()
+        mrs!("sp_el0")
     }
     fn set_timer(&self, at: u64) {
-        registers::set_timer_value(at);
+        execute!("msr cntv_cval_el0, {}", at);
     }
     fn zero(&self, pfn: Pfn) {
         // SAFETY: the caller has made the frame busy: nobody else has it.
@@ -182,20 +158,23 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn invalidate_page(&self, asid: u64, va: u64) {
-        registers::invalidate_page(asid, va);
+        // All levels, this ASID, all cores of the inner shareable domain (Arm ARM D8.17). 44 bits of page number; 8-bit ASIDs.
+        execute!("tlbi vae1is, {}", asid << 48 | (va >> 12 & 0xfff_ffff_ffff));
     }
     fn invalidate_space(&self, asid: u64) {
-        registers::invalidate_space(asid);
+        // Everything non-global of an ASID, table entries included.
+        execute!("tlbi aside1is, {}", asid << 48);
     }
     #[inline(always)]
     fn finish_invalidation(&self) {
-        registers::finish_invalidation();
+        // DSB ISH after TLBI (Arm ARM D8.17.5); the ISB makes this core forget what it fetched by them.
+        execute!("dsb ish; isb");
     }
     fn clean_code(&self, pfn: Pfn) {
         registers::clean_code(address(pfn));
     }
     fn invalidate_instructions(&self) {
-        registers::invalidate_instructions();
+        execute!("dsb ish; ic ialluis; dsb ish; isb");
     }
     fn kernel_device(&self, pfn: Pfn) -> bool {
         let at = pfn.address();

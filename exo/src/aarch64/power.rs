@@ -27,18 +27,15 @@ pub fn switch(what: Power) -> ! {
         (Power::Reset, 2) => drop(psci::system_reset::<Smc>()),
         _ => {}
     }
-    // No firmware took it: the machine stays as it is.
+    // Nobody took it: the machine stays as it is.
     loop {
         super::registers::sleep();
     }
 }
 
 /// Semihosting SYS_EXIT with ADP_Stopped_ApplicationExit and a code (Arm semihosting 2.0, 6.5). PSCI cannot pass a code on.
-fn exit(code: u64) -> ! {
+fn exit(code: u64) {
     let block = [0x2_0026u64, code];
     // SAFETY: the boot header says that an emulator with semihosting runs this; it does not return.
     unsafe { asm!("hlt #0xf000", in("x0") 0x18u64, in("x1") &block, options(nostack)) };
-    loop {
-        super::registers::sleep();
-    }
 }

@@ -33,16 +33,17 @@ pub fn set_base(address: u64) {
     BASE.store(address, Relaxed);
 }
 
+/// Waits, boundedly, until a flag is clear.
+fn wait_clear(flag: u32) {
+    let _ = (0..PATIENCE).find(|_| read(FLAGS) & flag == 0);
+}
+
 /// Sets it up as the kernel uses it: 8 bits, no interrupts. The speed stays what firmware set, and so do the FIFOs: switching them would drop what was typed.
 pub fn reset() {
     if BASE.load(Relaxed) == 0 {
         return;
     }
-    for _ in 0..PATIENCE {
-        if read(FLAGS) & FLAG_BUSY == 0 {
-            break;
-        }
-    }
+    wait_clear(FLAG_BUSY);
     write(CONTROL, 0);
     write(INTERRUPT_MASK, 0);
     write(INTERRUPT_CLEAR, 0x7ff);
@@ -56,11 +57,7 @@ pub fn put(bytes: &[u8]) {
         return;
     }
     for byte in bytes {
-        for _ in 0..PATIENCE {
-            if read(FLAGS) & FLAG_FULL == 0 {
-                break;
-            }
-        }
+        wait_clear(FLAG_FULL);
         write(DATA, *byte as u32);
     }
 }
