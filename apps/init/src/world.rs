@@ -18,6 +18,9 @@ use libos::sys::{self, Report, StopReason};
 use libos::time::Instant;
 use velvet_manifest::{Manifest, Start};
 
+/// The pause before the console is tried again. Longer than one try may take, so that a driver that never answers costs little.
+const RETRY_MS: u64 = 20;
+
 /// A program of the manifest, and its life.
 #[derive(Debug)]
 pub struct Program {
@@ -291,7 +294,7 @@ impl World {
         }
         let retry = match self.out.pump() {
             Said::Everything => None,
-            Said::NotAll => Some(Instant::now().0 + self.ticks_a_ms),
+            Said::NotAll => Some(Instant::now().0 + RETRY_MS * self.ticks_a_ms),
         };
         let dues = self.programs.iter().filter_map(|program| program.life.due());
         dues.chain(self.watchdog.next()).chain(retry).min()
