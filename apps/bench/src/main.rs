@@ -1,7 +1,7 @@
 //! What operations cost, in instructions: under `-icount shift=0` one instruction is one nanosecond of the timer.
 //!
 //! Each operation is timed over 10 000 times or more, the stub that a program uses included, the loop around it subtracted.
-//! Told `serve` it is the other side of the gate; told `boot` it only says how long the boot took.
+//! Told `serve` it is the other side of the gate.
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -17,7 +17,7 @@ mod objects;
 use clock::Figure;
 use exo_abi::Refusal;
 use libos::ipc::{Incoming, Outgoing, Server};
-use libos::{machine, println, start};
+use libos::{println, start};
 use workshop::Ground;
 
 libos::main!(main);
@@ -33,12 +33,6 @@ fn main() -> u64 {
             Incoming::Call { words, .. } => words.into(),
             _ => Outgoing::default(),
         })
-    }
-    let info = machine::info();
-    println!("{}", Figure::new("boot_to_first_user_instruction", info.first_user_ticks - info.entry_ticks, 1));
-    if start::args().any(|arg| arg == "boot") {
-        println!("bench done");
-        return 0;
     }
     match measure() {
         Ok(()) => 0,

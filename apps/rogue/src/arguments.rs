@@ -98,6 +98,25 @@ pub fn extremes(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Numbers that are no calls, with harmless and harmful registers.
+pub fn unknown_numbers(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
+    let mut child = Child::build(ground, 16)?;
+    child.vcore(Common::Halt.va(), 0, 0)?;
+    let numbers: Vec<u64> = (Call::END..64).chain([0x8000, 0xffff]).collect();
+    let orders = |x| numbers.iter().map(|number| Order { number: *number, x: [x; 11], x16: x }).collect::<Vec<_>>();
+    let mut known = 0;
+    for x in [0, u64::MAX] {
+        let progress = Script::run(&child, &orders(x))?;
+        for index in 0..progress.begun {
+            known += u64::from(Script::result(&child, index)?[0] != Refusal::NoSuchCall as u64);
+        }
+        known += u64::from(!progress.finished);
+    }
+    let end = if known == 0 { End::Refused } else { End::Harm };
+    book.attack(format_args!("{} numbers that are no calls", numbers.len()), end);
+    child.destroy(ground)
+}
+
 /// Random numbers: xorshift64*, so that a round can be repeated.
 struct Random(u64);
 

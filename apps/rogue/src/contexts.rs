@@ -71,6 +71,7 @@ pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
     upcalls(&child, book)?;
     let position = child.claim(ground, 0, 1000)?;
     preempted(&child, position, book)?;
+    stays_preemptible(&child, position, book)?;
     waiting(&child, book)?;
     child.destroy(ground)
 }
@@ -159,12 +160,34 @@ fn preempted(child: &Child, position: u64, book: &mut Book) -> Result<(), Refusa
     Ok(())
 }
 
+/// With interrupts masked it would never be preempted again, and this program never run.
+fn stays_preemptible(child: &Child, position: u64, book: &mut Book) -> Result<(), Refusal> {
+    child.start_at(0, Step::Spin.va(), 0, 0)?;
+    for flags in [0b1111 << 6, 0x3c5, u64::MAX] {
+        let before = begun(position);
+        for _ in 0..MOST_SLEEPS {
+            // Whenever this program runs, the other is in its control page.
+            child.control(0)?.write_u64(suspended(offset_of!(Frame, flags)), flags);
+            if begun(position) >= before + 3 {
+                break;
+            }
+            time::sleep(Duration::from_millis(1));
+        }
+        book.attack(format_args!("mask interrupts by saved flags {flags:#x}"), End::Refused);
+    }
+    child.stop(0).map(|_| ())
+}
+
+/// How often a position began.
+fn begun(position: u64) -> u64 {
+    libos::machine::slice(0, position).map_or(0, |slice| slice.starts)
+}
+
 fn after_preemption(child: &Child, position: u64, pc: u64, flags: u64) -> Result<Report, Refusal> {
-    let begun = || libos::machine::slice(0, position).map_or(0, |slice| slice.starts);
-    let before = begun();
+    let before = begun(position);
     child.start_at(0, Step::Spin.va(), 0, 0)?;
     for _ in 0..MOST_SLEEPS {
-        if begun() > before {
+        if begun(position) > before {
             break;
         }
         time::sleep(Duration::from_millis(1));

@@ -43,6 +43,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("wild addresses", memory::all),
     ("privileged instructions", instructions::all),
     ("saved contexts", contexts::all),
+    ("unknown numbers", arguments::unknown_numbers),
     ("extreme arguments", arguments::extremes),
     ("random arguments", arguments::random),
     ("forged handles", arguments::handles),

@@ -5,7 +5,17 @@ use exo_abi::Refusal;
 use exo_abi::page::USER_END;
 use libos::machine;
 use libos::sys::{Report, StopReason};
-use workshop::{CODE_VA, CONTROL_VA, Child, Common, DATA_VA, Ground};
+use workshop::{CODE_VA, CONTROL_VA, Child, Common, DATA_VA, EXTRA_VA, Ground};
+
+workshop::snippets! {
+    /// Uses of the stack pointer.
+    enum Stack in "velvet_stack" {
+        /// Reads what it points at.
+        Load: ["ldr x0, [sp]", "mov x0, #81", "svc #22"],
+        /// Writes below it.
+        Push: ["stp x0, x1, [sp, #-16]!", "mov x0, #81", "svc #22"],
+    }
+}
 
 /// Where the kernel could be: the lowest address of the upper half for each size of it.
 const UPPER_HALVES: [u64; 4] =
@@ -13,7 +23,7 @@ const UPPER_HALVES: [u64; 4] =
 
 /// All of them.
 pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
-    let mut child = Child::build(ground, 1)?;
+    let mut child = Child::build(ground, 1)?.with(Stack::blob())?;
     child.vcore(Common::Halt.va(), 0, 0)?;
     let ram = machine::info().first_frame << 12;
     let wild = [
@@ -62,6 +72,18 @@ fn misaligned(child: &Child, book: &mut Book) -> Result<(), Refusal> {
         judge(book, format_args!("begin at pc + {offset}"), &report);
         let report = child.run_at(0, Common::Jump.va(), 0, CODE_VA + offset)?;
         judge(book, format_args!("jump to pc + {offset}"), &report);
+    }
+    for (name, step) in [("load", Stack::Load), ("push", Stack::Push)] {
+        for sp in [DATA_VA + 8, DATA_VA + 1, DATA_VA + 0x804] {
+            let report = child.run_at(0, EXTRA_VA + step.offset(), sp, 0)?;
+            // Whether EL0's stack is checked (SCTLR_EL1.SA0) is between the kernel and the program; the program alone is hurt.
+            let end = match report.reason {
+                StopReason::Faulted => End::Fatal,
+                StopReason::Halted(81) => End::Refused,
+                _ => End::Harm,
+            };
+            book.attack(format_args!("{name} with sp {sp:#x}"), end);
+        }
     }
     for sp in [DATA_VA + 8, DATA_VA + 1, u64::MAX, 1, CONTROL_VA + 4] {
         // Calls work with any sp; what stands there is the program's own matter.

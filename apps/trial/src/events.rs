@@ -7,6 +7,7 @@ use core::time::Duration;
 use exo_abi::Handle;
 use exo_abi::binding::Rights;
 use libos::event::{self, ALARM, Event};
+use libos::ipc::{Incoming, Outgoing, Server};
 use libos::time::{self, Instant};
 use libos::{slots, sys, upcall};
 use workshop::{Child, Common, DATA_VA, Ground};
@@ -124,5 +125,59 @@ pub fn borrow(ground: &Ground) -> Held {
     drop(count);
     slots::empty(event);
     child.destroy(ground)?;
+    Ok(())
+}
+
+/// The same without lending: the slices stand at the same instants every round.
+pub fn exact(ground: &Ground) -> Held {
+    let mut child = Child::build(ground, 1)?;
+    child.start(Common::CountEvents.va(), 0, DATA_VA)?;
+    child.settle(0)?;
+    let position = ground.positions.take()?;
+    let terms = sys::SliceTerms { micros: 1000, exact: true };
+    sys::slice_claim(ground.cores, 0, position, child.env, 0, terms)?;
+    let event = child.event(ground, 0, 0)?;
+    let count = child.view(0)?;
+    let (mut at_once, mut counted) = (0, 0);
+    for _ in 0..20 {
+        let before = count.read_u64(0);
+        sys::notify(event)?;
+        at_once += count.read_u64(0) - before;
+        time::sleep(Duration::from_millis(5));
+        counted += count.read_u64(0) - before;
+    }
+    ensure!(counted > 0, "it never ran");
+    // Now and then a slice ends between two instructions.
+    ensure!(at_once <= 5, "{at_once} of 20 ran at once");
+    drop(count);
+    slots::empty(event);
+    sys::slice_release(ground.cores, 0, position)?;
+    ground.positions.give_back(position);
+    child.destroy(ground)?;
+    Ok(())
+}
+
+pub fn servers_alarm(_: &Ground) -> Held {
+    let begin = Instant::now();
+    let outgoing = Outgoing { alarm: Some(begin + Duration::from_millis(2)), ..Outgoing::default() };
+    let heard = Server::new().turn(&outgoing);
+    ensure!(heard == Incoming::Events(ALARM), "{heard:?} instead of the alarm");
+    ensure!(Instant::now() >= begin + Duration::from_millis(2), "the alarm came early");
+    Ok(())
+}
+
+pub fn slice_begins(_: &Ground) -> Held {
+    HEARD.store(0, Relaxed);
+    upcall::on_events(event::SLICE, |events| {
+        HEARD.fetch_or(events, Relaxed);
+    });
+    let end = Instant::after(PATIENCE);
+    while HEARD.load(Relaxed) == 0 && Instant::now() < end {
+        time::sleep(Duration::from_millis(1));
+    }
+    upcall::on_events(0, |_| {});
+    event::take(event::SLICE);
+    let heard = HEARD.load(Relaxed);
+    ensure!(heard == event::SLICE, "{heard:#x} was heard");
     Ok(())
 }

@@ -143,6 +143,26 @@ pub fn a_private_child(ground: &Ground) -> Held {
     Ok(())
 }
 
+pub fn begins_anew(ground: &Ground) -> Held {
+    let mut child = Child::build(ground, 1)?;
+    child.vcore(Common::Halt.va(), 0, 1)?;
+    sys::vcore_start(child.env, 0)?;
+    ensure!(child.run(0)?.reason == StopReason::Halted(1), "the first life");
+    refused("start it again where it began", sys::vcore_start(child.env, 0), Refusal::WrongState)?;
+    for life in 2..6 {
+        let reason = child.run_at(0, Common::Halt.va(), 0, life)?.reason;
+        ensure!(reason == StopReason::Halted(life), "life {life} ended with {reason:?}");
+    }
+    // One that runs can be stopped and begin anew.
+    child.start_at(0, Common::Spin.va(), 0, DATA_VA)?;
+    child.claim(ground, 0, 1000)?;
+    ensure!(child.stop(0)?.reason == StopReason::Stopped, "it does not stop");
+    child.start_at(0, Common::Halt.va(), 0, 9)?;
+    ensure!(child.run(0)?.reason == StopReason::Halted(9), "the last life");
+    child.destroy(ground)?;
+    Ok(())
+}
+
 pub fn exposed_pages(_: &Ground) -> Held {
     let info = machine::info();
     ensure!(info.layout_version == exposed::LAYOUT_VERSION, "layout version {}", info.layout_version);

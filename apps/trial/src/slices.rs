@@ -1,9 +1,11 @@
 //! Slices: who runs, and for how long.
 
 use crate::ensure;
-use crate::held::{Broken, Held};
+use crate::held::{Broken, Held, refused};
 use alloc::vec::Vec;
 use core::time::Duration;
+use exo_abi::Refusal;
+use libos::ipc::Gate;
 use libos::machine;
 use libos::sys::{self, StopReason};
 use libos::time::{self, Instant};
@@ -82,7 +84,23 @@ pub fn yields(ground: &Ground) -> Held {
     child.settle(0)?;
     let reason = sys::vcore_report(child.env, 0)?.reason;
     ensure!(reason == StopReason::Halted(9), "{reason:?}");
-    crate::held::refused("yield to the dead", sys::yield_to(child.env, 0), exo_abi::Refusal::Busy)?;
+    refused("yield to the dead", sys::yield_to(child.env, 0), Refusal::Busy)?;
+    child.destroy(ground)?;
+    Ok(())
+}
+
+pub fn yields_to_a_gate(ground: &Ground) -> Held {
+    let mut child = Child::build(ground, 1)?;
+    child.start(Common::Echo.va(), 0, 0)?;
+    let gate = Gate::new(child.gate(ground, 0, 1)?);
+    refused("call who has not begun to serve", gate.call([0; 7]), Refusal::Busy)?;
+    for _ in 0..1000 {
+        if sys::yield_to(gate.handle(), 0).is_err() {
+            break;
+        }
+    }
+    ensure!(gate.call([3; 7]).is_ok(), "lent the core, the server did not open its gate");
+    libos::slots::empty(gate.handle());
     child.destroy(ground)?;
     Ok(())
 }
