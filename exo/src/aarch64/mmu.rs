@@ -118,28 +118,41 @@ impl TableMemory {
     }
 }
 
-/// Maps a run of RAM linearly: never executable, and read-only where the kernel's text and read-only data lie. Nothing when tables run out.
-pub fn map_linear(run: Range, base: u64, text: Range, tables: &mut TableMemory) -> Option<()> {
-    let mut at = run.start;
-    while at < run.end() {
-        let (mut table, mut bytes) = (TABLES[ROOT].0.get(), GIB);
-        loop {
+/// The linear map that is being made.
+pub struct LinearMap {
+    /// The physical address that it begins with.
+    pub base: u64,
+    /// The kernel's text and read-only data: read-only here too.
+    pub text: Range,
+    /// What its tables are made of.
+    pub tables: TableMemory,
+}
+
+impl LinearMap {
+    /// Maps a run of RAM, never executable. Nothing when tables run out.
+    pub fn add(&mut self, run: Range) -> Option<()> {
+        self.fill(TABLES[ROOT].0.get(), GIB, run.start, run.end())?;
+        execute!("dsb ishst; isb");
+        Some(())
+    }
+
+    /// Fills a table whose entries are `bytes` each; goes down two levels at most.
+    fn fill(&mut self, table: *mut Entries, bytes: u64, mut at: u64, end: u64) -> Option<()> {
+        while at < end {
+            let next = ((at | (bytes - 1)) + 1).min(end);
             // SAFETY: the root, or a table of `below`'s: only the first core has them, while booting.
-            let entry = unsafe { &mut (*table)[((at - base) / bytes % ENTRIES) as usize] };
-            let holds_text = at < text.end() && text.start < at + bytes;
+            let entry = unsafe { &mut (*table)[((at - self.base) / bytes % ENTRIES) as usize] };
+            let holds_text = at < self.text.end() && self.text.start < next;
             if bytes == PAGE {
                 *entry = at | if holds_text { PAGE_RODATA } else { PAGE_DATA };
-                break;
-            }
-            if at.is_multiple_of(bytes) && run.end() - at >= bytes && !holds_text {
+            } else if next - at == bytes && !holds_text {
                 *entry = at | BLOCK_DATA;
-                break;
+            } else {
+                let table = self.tables.below(entry)?;
+                self.fill(table, bytes / ENTRIES, at, next)?;
             }
-            table = tables.below(entry)?;
-            bytes /= ENTRIES;
+            at = next;
         }
-        at += bytes;
+        Some(())
     }
-    execute!("dsb ishst; isb");
-    Some(())
 }

@@ -238,8 +238,9 @@ impl Memory {
     fn map(&self, text: Range) {
         let bytes = self.words - self.boot.start;
         let mapped = mmu::open(self.boot.start, bytes).and_then(|window| {
-            let mut tables = mmu::TableMemory::new(&window, self.boot.start, bytes);
-            self.runs.as_slice().iter().try_for_each(|run| mmu::map_linear(*run, self.base, text, &mut tables))?;
+            let tables = mmu::TableMemory::new(&window, self.boot.start, bytes);
+            let mut map = mmu::LinearMap { base: self.base, text, tables };
+            self.runs.as_slice().iter().try_for_each(|run| map.add(*run))?;
             mmu::close(window);
             Some(())
         });
@@ -271,7 +272,9 @@ impl Memory {
             for pfn in range.start / PAGE_BYTES..range.end().div_ceil(PAGE_BYTES) {
                 let index = pfn.wrapping_sub(first);
                 if let Some(bits) = bitmap.get((index / 64) as usize) {
-                    free -= bits.fetch_and(!(1 << (index % 64)), Relaxed) >> (index % 64) & 1;
+                    let (old, bit) = (bits.load(Relaxed), 1 << (index % 64));
+                    bits.store(old & !bit, Relaxed);
+                    free -= u64::from(old & bit != 0);
                     frames.set(Pfn(pfn), word);
                 }
             }
@@ -285,7 +288,7 @@ fn set_bits(bitmap: &[AtomicU64], mut at: u64, end: u64) {
     while at < end {
         let (bits, step) = if at.is_multiple_of(64) && end - at >= 64 { (!0, 64) } else { (1 << (at % 64), 1) };
         if let Some(word) = bitmap.get((at / 64) as usize) {
-            word.fetch_or(bits, Relaxed);
+            word.store(word.load(Relaxed) | bits, Relaxed);
         }
         at += step;
     }
