@@ -118,6 +118,8 @@ pub enum Fault {
     NoMemory,
     /// It names no interrupt controller that the kernel knows.
     NoController,
+    /// It reserves more ranges of memory than the kernel can keep clear of.
+    TooMuchReserved,
 }
 
 impl Fault {
@@ -129,6 +131,9 @@ impl Fault {
             Fault::Damaged => "the device tree is damaged",
             Fault::NoMemory => "the device tree names no memory",
             Fault::NoController => "the device tree names no GICv2 or GICv3",
+            Fault::TooMuchReserved => {
+                "the device tree reserves more ranges of memory than the kernel can keep clear of"
+            }
         }
     }
 }
@@ -154,6 +159,7 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
     let bytes = total_bytes(header)? as usize;
     let blob = blob.get(..bytes.div_ceil(4)).ok_or(Fault::Length)?;
     let mut found = Description::default();
+    check_blocks(blob, bytes)?;
     reservations(blob, &mut found);
     let tree = Fdt::new_fallible(blob)?;
     let root = fdt::nodes::AsNode::as_node(&tree.root()?);
@@ -164,13 +170,29 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
     if found.controller.is_none() || found.controller_ranges.as_slice().len() < 2 {
         return Err(Fault::NoController);
     }
+    if found.reserved.dropped != 0 {
+        return Err(Fault::TooMuchReserved);
+    }
     Ok(found)
+}
+
+/// The strings and the structure lie in the tree (5.2), and the structure ends with its end: the parser adds and subtracts without looking.
+fn check_blocks(blob: &[u32], bytes: usize) -> Result<(), Fault> {
+    const END: usize = 9;
+    let word = |index: usize| blob.get(index).map(|word| u32::from_be(*word) as usize).ok_or(Fault::Damaged);
+    let end = |offset: usize, size: usize| offset.checked_add(size).filter(|end| *end <= bytes).ok_or(Fault::Damaged);
+    let (structure, size) = (word(2)?, word(9)?);
+    end(word(3)?, word(8)?)?;
+    end(structure, size)?;
+    // The parser looks at whole words of both.
+    let last = structure / 4 + size / 4;
+    if size < 4 || word(last - 1)? != END { Err(Fault::Damaged) } else { Ok(()) }
 }
 
 /// The memory reservation block: pairs of 64-bit numbers, ended by a pair of zeros (or by the tree).
 fn reservations(blob: &[u32], found: &mut Description) {
     let offset = blob.get(4).map_or(0, |offset| u32::from_be(*offset) as usize / 4);
-    for entry in blob.get(offset..).unwrap_or(&[]).chunks_exact(4).take(MAX_RESERVED) {
+    for entry in blob.get(offset..).unwrap_or(&[]).chunks_exact(4).take(MAX_RESERVED + 1) {
         let word = |high: u32, low: u32| (u32::from_be(high) as u64) << 32 | u32::from_be(low) as u64;
         let range = Range { start: word(entry[0], entry[1]), bytes: word(entry[2], entry[3]) };
         if range.bytes == 0 {
@@ -223,7 +245,10 @@ impl<'a> Properties<'a> {
     fn ranges(&self, (address, size): (usize, usize)) -> impl Iterator<Item = Range> + 'a {
         let reg = if address > 8 || size > 8 { &[] } else { self.reg };
         let entries = reg.chunks_exact((address + size).max(4));
-        entries.map(move |entry| Range { start: number(&entry[..address]), bytes: number(&entry[address..]) })
+        entries.map(move |entry| Range {
+            start: number(&entry[..address]),
+            bytes: number(&entry[address..address + size]),
+        })
     }
 }
 

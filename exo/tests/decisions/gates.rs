@@ -147,7 +147,9 @@ fn a_chain_has_eight_calls_and_unwinds_through_all_of_them() {
 fn a_member_of_the_chain_that_dies_splits_it() {
     let (fake, children) = longest_chain();
     fake.svc(Call::Call, &[SLOT + 1]);
-    (0..3).for_each(|_| drop(fake.svc(Call::Call, &[20])));
+    for _ in 0..3 {
+        fake.svc(Call::Call, &[20]);
+    }
     // The second of four callees is stopped in the middle of its own call.
     let (victim, wanted) = (children[1].vcore, children[0].vcore);
     exo::vcore::stop(&fake, victim, fake.vcore(victim), 3, 0).unwrap();

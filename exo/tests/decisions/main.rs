@@ -5,6 +5,7 @@ mod fake;
 
 mod audits;
 mod bindings;
+mod boot;
 mod environments;
 mod events;
 mod frames;
@@ -12,7 +13,9 @@ mod gates;
 mod holdings;
 mod interrupts;
 mod maps;
+mod player;
 mod pools;
 mod seeds;
 mod sequences;
 mod slices;
+mod trees;

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod tlb;
+pub mod tree;
 pub mod user;
 pub mod world;
 
@@ -127,7 +128,7 @@ impl Fake {
                 AtomicU64::new(match FIRST + index {
                     pfn if pfn == SECRET.0 => Word::new(0, Kind::Kernel, 0).0,
                     pfn if pfn < ARCHIVE.0 => Word::new(0, Kind::Kernel, 0).0 | EXPOSED,
-                    pfn if pfn >= HOLE.0 && pfn < HOLE.0 + 4 => Word::new(0, Kind::Device, 0).0,
+                    pfn if (HOLE.0..HOLE.0 + 4).contains(&pfn) => Word::new(0, Kind::Device, 0).0,
                     pfn if pfn < FREE => Word::new(0, Kind::Kernel, 0).0,
                     _ => Word::new(0, Kind::Free, 0).0,
                 })

@@ -33,8 +33,6 @@ pub const CHILD_CONTROL: u64 = PLACE + 0x1f_0000;
 /// An environment made by the first one.
 #[derive(Clone, Copy, Debug)]
 pub struct Child {
-    /// Its number; its pool's number is the same.
-    pub number: u64,
     /// The first environment's Env binding.
     pub env: u64,
     /// The first environment's binding to its pool.
@@ -118,7 +116,7 @@ impl Fake {
         self.must(Call::NamesGive, &[env, name_kind::CELLS, cell + 2, 4]);
         self.must(Call::NamesGive, &[env, name_kind::POOLS, 20 + number * 8, 8]);
         self.must(Call::NamesGive, &[env, name_kind::ENVIRONMENTS, 20 + number * 8, 8]);
-        Child { number, env, pool, frame: frames[0], vcore: VcoreRef::new(frames[0], 0), cell: cell + 2 }
+        Child { env, pool, frame: frames[0], vcore: VcoreRef::new(frames[0], 0), cell: cell + 2 }
     }
 
     /// The first environment's vcore.
