@@ -36,11 +36,7 @@ impl core::fmt::Display for Damage {
             Damage::TooShort => out.write_str("the archive is cut short"),
             Damage::NotAnArchive => out.write_str("this is not an archive"),
             Damage::OtherVersion(version) => {
-                write!(
-                    out,
-                    "the archive is for ABI version {version}, this is version {}",
-                    exo_abi::ABI_VERSION
-                )
+                write!(out, "the archive is for ABI version {version}, this is version {}", exo_abi::ABI_VERSION)
             }
             Damage::WrongChecksum => out.write_str("the manifest's checksum is wrong"),
             Damage::NotAManifest => out.write_str("the manifest does not decode"),
@@ -182,12 +178,7 @@ mod tests {
                 frames: 100,
                 minimum: 50,
                 names: Names::default(),
-                slices: vec![Slices {
-                    core: 0,
-                    count: 1,
-                    micros: 1000,
-                    exact: false,
-                }],
+                slices: vec![Slices { core: 0, count: 1, micros: 1000, exact: false }],
                 devices: vec![],
                 calls: vec![],
                 services: vec!["init".to_string()],
@@ -209,10 +200,7 @@ mod tests {
     #[test]
     fn a_manifest_comes_back_as_it_was_written() {
         let manifest = example();
-        assert_eq!(
-            read_manifest(&write_front(&manifest).unwrap()),
-            Ok(manifest)
-        );
+        assert_eq!(read_manifest(&write_front(&manifest).unwrap()), Ok(manifest));
     }
 
     #[test]

@@ -37,9 +37,7 @@ impl Manifest {
 
     /// The index of the program called `name`.
     pub fn program(&self, name: &str) -> Option<usize> {
-        self.programs
-            .iter()
-            .position(|program| program.name == name)
+        self.programs.iter().position(|program| program.name == name)
     }
 }
 
