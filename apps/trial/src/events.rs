@@ -15,6 +15,13 @@ use workshop::{Child, Common, DATA_VA, Ground};
 /// Long: a busy host makes the guest wait, and no test may depend on that.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+static HEARD: AtomicU64 = AtomicU64::new(0);
+
+/// Notes events that come by an upcall.
+fn hear(events: u64) {
+    HEARD.fetch_or(events, Relaxed);
+}
+
 fn bit() -> Result<u64, Broken> {
     event::take_bit().ok_or(Broken("no event bit is left".into()))
 }
@@ -53,30 +60,28 @@ pub fn alarms(_: &Ground) -> Held {
     event.notify()?;
     let alarm = Instant::after(Duration::from_millis(50));
     ensure!(event::wait(1 << bit, Some(alarm)) == 1 << bit, "a pending event did not end the wait");
-    let mut told = 0;
-    // A wait would set an alarm anew, so this program asks when it must have passed.
-    while told == 0 && Instant::now() < alarm + PATIENCE {
-        if Instant::now() > alarm + Duration::from_millis(2) {
-            told = event::take(ALARM);
-        }
+    // A wait would set an alarm anew, so an upcall tells.
+    HEARD.store(0, Relaxed);
+    upcall::on_events(ALARM, hear);
+    while HEARD.load(Relaxed) == 0 && Instant::now() < alarm + PATIENCE {
+        core::hint::spin_loop();
     }
+    upcall::on_events(0, hear);
+    let told = HEARD.load(Relaxed);
     ensure!(told == ALARM, "the alarm was not told");
     slots::empty(event.handle());
     event::give_back_bit(bit);
     Ok(())
 }
 
-static HEARD: AtomicU64 = AtomicU64::new(0);
-
 pub fn upcalls(_: &Ground) -> Held {
     let bit = bit()?;
     let event = Event::of_self(bit)?;
-    upcall::on_events(1 << bit, |events| {
-        HEARD.fetch_or(events, Relaxed);
-    });
+    HEARD.store(0, Relaxed);
+    upcall::on_events(1 << bit, hear);
     event.notify()?;
     let heard = HEARD.load(Relaxed);
-    upcall::on_events(0, |_| {});
+    upcall::on_events(0, hear);
     ensure!(heard == 1 << bit, "{heard:#x} was heard");
     ensure!(event::take(1 << bit) == 0, "the event was delivered and is pending still");
     slots::empty(event.handle());
@@ -168,14 +173,12 @@ pub fn servers_alarm(_: &Ground) -> Held {
 
 pub fn slice_begins(_: &Ground) -> Held {
     HEARD.store(0, Relaxed);
-    upcall::on_events(event::SLICE, |events| {
-        HEARD.fetch_or(events, Relaxed);
-    });
+    upcall::on_events(event::SLICE, hear);
     let end = Instant::after(PATIENCE);
     while HEARD.load(Relaxed) == 0 && Instant::now() < end {
         time::sleep(Duration::from_millis(1));
     }
-    upcall::on_events(0, |_| {});
+    upcall::on_events(0, hear);
     event::take(event::SLICE);
     let heard = HEARD.load(Relaxed);
     ensure!(heard == event::SLICE, "{heard:#x} was heard");
