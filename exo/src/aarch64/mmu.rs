@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Range;
 
 const BLOCK: u64 = 2 << 20;
-const GIB: u64 = 1 << 30;
+const GIB_SHIFT: u32 = 30;
 const PAGE: u64 = 4096;
 const ENTRIES: u64 = 512;
 
@@ -131,17 +131,18 @@ pub struct LinearMap {
 impl LinearMap {
     /// Maps a run of RAM, never executable. Nothing when tables run out.
     pub fn add(&mut self, run: Range) -> Option<()> {
-        self.fill(TABLES[ROOT].0.get(), GIB, run.start, run.end())?;
+        self.fill(TABLES[ROOT].0.get(), GIB_SHIFT, run.start, run.end())?;
         execute!("dsb ishst; isb");
         Some(())
     }
 
-    /// Fills a table whose entries are `bytes` each; goes down two levels at most.
-    fn fill(&mut self, table: *mut Entries, bytes: u64, mut at: u64, end: u64) -> Option<()> {
+    /// Fills a table whose entries are 1 << `shift` bytes each; goes down two levels at most.
+    fn fill(&mut self, table: *mut Entries, shift: u32, mut at: u64, end: u64) -> Option<()> {
+        let bytes = 1 << shift;
         while at < end {
             let next = ((at | (bytes - 1)) + 1).min(end);
             // SAFETY: the root, or a table of `below`'s: only the first core has them, while booting.
-            let entry = unsafe { &mut (*table)[((at - self.base) / bytes % ENTRIES) as usize] };
+            let entry = unsafe { &mut (*table)[((at - self.base) >> shift & (ENTRIES - 1)) as usize] };
             let holds_text = at < self.text.end() && self.text.start < next;
             if bytes == PAGE {
                 *entry = at | if holds_text { PAGE_RODATA } else { PAGE_DATA };
@@ -149,7 +150,7 @@ impl LinearMap {
                 *entry = at | BLOCK_DATA;
             } else {
                 let table = self.tables.below(entry)?;
-                self.fill(table, bytes / ENTRIES, at, next)?;
+                self.fill(table, shift - 9, at, next)?;
             }
             at = next;
         }
