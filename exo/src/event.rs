@@ -99,7 +99,7 @@ pub fn wait(m: &impl Machine, mask: u64, alarm: u64, x: &mut [u64; 11]) -> Resul
     vcore.mask.store(mask, Relaxed);
     vcore.alarm.store(alarm, Relaxed);
     // Also when the wait ends at once: the alarm stays set.
-    slice::note_alarm(m, alarm);
+    slice::note_alarm(m, vcore, alarm);
     if vcore.word().pending() & mask == 0 && (alarm == 0 || m.now() < alarm) {
         gate::suspend(m, vcore::control(m, vcore), 0);
         let mut word = vcore.word();

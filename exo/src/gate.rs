@@ -146,7 +146,7 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
     vcore.alarm.store(deadline, Relaxed);
     const BEGIN: u64 = (((State::Calling as u64) - (State::Running as u64)) << 48) + ONE_CALL;
     vcore.state.fetch_add(BEGIN, AcqRel);
-    slice::note_alarm(m, deadline);
+    slice::note_alarm(m, vcore, deadline);
     x[0] = gate.badge;
     x[8] = hand_over(m, callee_reference, travels.as_ref());
     core.set_running(callee_reference);
@@ -201,7 +201,7 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
     vcore.caller.store(caller_word & SEQUENCE, Release);
     if flags & reply_flag::ALARM != 0 {
         vcore.alarm.store(x[8], Relaxed);
-        slice::note_alarm(m, x[8]);
+        slice::note_alarm(m, vcore, x[8]);
     }
     let opened = open_gate(vcore, mask);
     if let Some(arrived) = answered

@@ -12,7 +12,7 @@ use crate::vcore::{self, Resume, State, StateWord, Vcore, VcoreRef};
 use crate::{call::Outcome, event};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::exposed::{SLICE_CLAIMED, SLICE_EXACT, Slice, SliceVector};
-use exo_abi::{MAX_CHAIN_CALLS, MIN_SLICE_US, Pfn, Refusal, SLICES_PER_CORE};
+use exo_abi::{MAP_PAGES_PER_CALL, MAX_CHAIN_CALLS, MIN_SLICE_US, Pfn, Refusal, SLICES_PER_CORE};
 
 /// No position: the core is idle.
 pub const IDLE: u64 = SLICES_PER_CORE;
@@ -30,7 +30,7 @@ pub struct Slot {
     spent: AtomicU64,
 }
 
-/// A core. Only the core itself changes it, but for `ready` and the slots.
+/// A core. Only the core itself changes it, but for `ready`, `alarm` and the slots.
 #[repr(C)]
 pub struct Core {
     /// Kernel address of the running vcore's control page, for the vectors.
@@ -69,6 +69,8 @@ pub struct Core {
     pub woken: AtomicU64,
     /// The kernel's side of the vector.
     pub slots: [Slot; SLICES_PER_CORE as usize],
+    /// Scratch of a `map` batch: table and address of each page that must be invalidated.
+    pub stale: [[AtomicU64; 2]; MAP_PAGES_PER_CALL as usize],
 }
 
 impl Core {
@@ -103,6 +105,7 @@ impl Core {
                     spent: AtomicU64::new(0),
                 }
             }; SLICES_PER_CORE as usize],
+            stale: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAP_PAGES_PER_CALL as usize],
         }
     }
     /// Its id.
@@ -254,12 +257,21 @@ pub fn arm(m: &impl Machine) {
     }
 }
 
-/// Keeps the earliest alarm.
-pub fn note_alarm(m: &impl Machine, at: u64) {
+/// Keeps the earliest alarm: here, where the chain runs, and at the vcore's home, where its positions are. The vcore has it already.
+pub fn note_alarm(m: &impl Machine, vcore: &Vcore, at: u64) {
     let core = m.core();
-    if at != 0 && at < core.alarm.load(Relaxed) {
-        core.alarm.store(at, Relaxed);
+    if at == 0 {
+        return;
+    }
+    if at < core.alarm.load(Relaxed) {
+        core.alarm.fetch_min(at, AcqRel);
         arm(m);
+    }
+    if vcore.home() != core.id()
+        && let Some(home) = m.core_at(vcore.home())
+        && at < home.alarm.fetch_min(at, AcqRel)
+    {
+        m.interrupt_core(home.id());
     }
 }
 
@@ -519,6 +531,8 @@ pub fn timer_fired(m: &impl Machine) {
     if now < core.alarm.load(Relaxed) {
         return;
     }
+    // Emptied before the look: another core notes an alarm in its vcore first, then here.
+    core.alarm.swap(u64::MAX, AcqRel);
     let mut next = u64::MAX;
     for slot in &core.slots {
         let mut reference = VcoreRef(slot.owner.load(Acquire));
@@ -541,7 +555,7 @@ pub fn timer_fired(m: &impl Machine) {
             reference = if calls { callee } else { VcoreRef::NONE };
         }
     }
-    core.alarm.store(next, Relaxed);
+    core.alarm.fetch_min(next, AcqRel);
 }
 
 /// Gives the rest of the slice to `target`'s chain; the caller goes on when the core comes back to its slice.

@@ -25,7 +25,7 @@ impl Player<'_> {
                 let reference = VcoreRef::new(environment.frame(), index as u64);
                 let start = Start { pc: 1, sp: 2, argument: 3 };
                 let free = (0..64).find(|position| fake.core().slots[*position as usize].owner.load(Relaxed) == 0);
-                if let (0, Some(position), 0) = (vcore.slots.load(Relaxed), free, vcore.home()) {
+                if let (0, Some(position), true) = (vcore.slots.load(Relaxed), free, vcore.home() == fake.core().id()) {
                     let claim = slice::Claim {
                         owner: reference,
                         environment: environment.number(),
@@ -172,6 +172,7 @@ impl Player<'_> {
         if let Err(grown) = before.compare(fake, number) {
             panic!("{}: {grown}", said());
         }
+        fake.deliver();
         let wrong = fake.violations();
         assert!(wrong.is_empty(), "after {}: {wrong:#?}", said());
         x
@@ -179,8 +180,8 @@ impl Player<'_> {
 }
 
 /// Three children that know each other, one with what it needs to make children of its own.
-fn family() -> Fake {
-    let fake = Fake::with(256, 1);
+fn family(cores: u64) -> Fake {
+    let fake = Fake::with(256, cores);
     let children = [fake.child(3, 40), fake.child(4, 24), fake.child(5, 24)];
     for (index, child) in children.iter().enumerate() {
         let next = children[(index + 1) % 3];
@@ -201,9 +202,10 @@ fn family() -> Fake {
     fake
 }
 
-fn play(seeds: &[u64]) {
-    let fake = family();
+fn play(seeds: &[u64], cores: u64) {
+    let fake = family(cores);
     for seed in seeds {
+        fake.here.set((*seed >> 60) as usize % cores as usize);
         Player { fake: &fake, dice: Dice(*seed) }.step();
     }
 }
@@ -220,6 +222,11 @@ proptest! {
 
     #[test]
     fn no_sequence_of_calls_breaks_an_invariant(seeds in proptest::collection::vec(any::<u64>(), 150..400)) {
-        play(&seeds);
+        play(&seeds, 1);
+    }
+
+    #[test]
+    fn nor_on_two_cores(seeds in proptest::collection::vec(any::<u64>(), 150..400)) {
+        play(&seeds, 2);
     }
 }

@@ -116,6 +116,8 @@ pub struct Fake {
     pub seed: Cell<Seed>,
     /// Looks at kernel memory since it was last set to 0: how long a call took.
     pub work: Cell<u64>,
+    /// Cores that were interrupted by another, and have not looked yet.
+    pub interrupted: RefCell<Vec<u64>>,
     /// What was seen to be wrong in the middle of calls.
     pub seen: RefCell<Vec<String>>,
 }
@@ -165,6 +167,7 @@ impl Fake {
             quiesced: Cell::new(true),
             seed: Cell::new(Seed::None),
             work: Cell::new(0),
+            interrupted: RefCell::default(),
             seen: RefCell::default(),
         }
     }
@@ -347,6 +350,7 @@ impl Machine for Fake {
     }
     fn interrupt_core(&self, id: u64) {
         self.did.borrow_mut().push(Did::InterruptCore(id));
+        self.interrupted.borrow_mut().push(id);
     }
     fn quiesced(&self) -> bool {
         self.quiesced.get()

@@ -142,11 +142,25 @@ impl Fake {
         self.interrupt();
     }
 
+    /// Lets the cores that another one interrupted look.
+    pub fn deliver(&self) {
+        let here = self.here.get();
+        for _ in 0..8 {
+            let Some(core) = self.interrupted.borrow_mut().pop() else { break };
+            self.here.set(core as usize);
+            let outcome = slice::after_interrupt(self);
+            self.settle(outcome, &mut [0; 11]);
+        }
+        self.here.set(here);
+        self.fill_tlb();
+    }
+
     /// The end of an interrupt.
     pub fn interrupt(&self) {
         let outcome = slice::after_interrupt(self);
         self.settle(outcome, &mut [0; 11]);
         self.fill_tlb();
+        self.deliver();
         self.assert_clean();
     }
 
