@@ -283,14 +283,16 @@ impl Memory {
     }
 }
 
-/// Sets bits `at` to `end`, a word at a time where it can.
-fn set_bits(bitmap: &[AtomicU64], mut at: u64, end: u64) {
-    while at < end {
-        let (bits, step) = if at.is_multiple_of(64) && end - at >= 64 { (!0, 64) } else { (1 << (at % 64), 1) };
-        if let Some(word) = bitmap.get((at / 64) as usize) {
-            word.store(word.load(Relaxed) | bits, Relaxed);
+/// Sets bits `at` to `end`: the whole words between, and what is left on both sides.
+fn set_bits(bitmap: &[AtomicU64], at: u64, end: u64) {
+    let head = at.next_multiple_of(64).min(end);
+    let tail = (end & !63).max(head);
+    let whole = bitmap.get((head / 64) as usize..(tail / 64) as usize).unwrap_or_default();
+    whole.iter().for_each(|word| word.store(!0, Relaxed));
+    for bit in (at..head).chain(tail..end) {
+        if let Some(word) = bitmap.get((bit / 64) as usize) {
+            word.store(word.load(Relaxed) | 1 << (bit % 64), Relaxed);
         }
-        at += step;
     }
 }
 
