@@ -213,7 +213,7 @@ impl<'m, M: Machine> Request<'m, M> {
             Call::SliceRelease => self.slice_release(),
             Call::IrqBind => self.irq_bind(),
             Call::IrqAck => {
-                let line = self.line()?;
+                let (line, _) = self.line()?;
                 interrupt::acknowledge(self.m, self.environment, line)
             }
             Call::DebugWrite => self.debug_write(),
@@ -509,15 +509,15 @@ impl<'m, M: Machine> Request<'m, M> {
     }
 
     /// Line x1, which the Irq binding x0 covers.
-    fn line(&self) -> Result<u64, Refusal> {
+    fn line(&self) -> Result<(u64, Binding), Refusal> {
         let binding = self.binding(0, BindingKind::Irq, Rights::IRQ_BIND)?;
-        if binding.covers(self.x[1], 1) { Ok(self.x[1]) } else { Err(Refusal::BadArgument) }
+        if binding.covers(self.x[1], 1) { Ok((self.x[1], binding)) } else { Err(Refusal::BadArgument) }
     }
 
     fn irq_bind(&self) -> Result<(), Refusal> {
-        let (line, event) = (self.line()?, self.below(3, FIRST_OF_KERNEL)?);
+        let ((line, by), event) = (self.line()?, self.below(3, FIRST_OF_KERNEL)?);
         let trigger = if self.below(4, 2)? == 1 { Trigger::Edge } else { Trigger::Level };
-        interrupt::bind(self.m, self.environment, line, self.x[2], event, trigger)
+        interrupt::bind(self.m, self.environment, &by, line, self.x[2], event, trigger)
     }
 
     fn debug_write(&self) -> Result<(), Refusal> {

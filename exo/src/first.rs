@@ -3,6 +3,7 @@
 use crate::binding::{self, Binding, range};
 use crate::environment::{self, Parts};
 use crate::frame::{self, Kind, Word, Zero};
+use crate::interrupt;
 use crate::machine::Machine;
 use crate::page_table::{self, Leaf};
 use crate::pool;
@@ -187,7 +188,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     m.publish_descriptors();
 
     let whole = |kind: BindingKind, cell: u64, object: u64| Binding::new(m, kind, Rights::EVERYTHING, cell, object);
-    let lines = m.lines().len() as u64;
+    let lines = m.lines().len() as u64 / interrupt::WORDS_PER_LINE;
     for (handle, binding) in [
         (Handle::SELF, whole(BindingKind::Env, cell::ENVIRONMENT, frame.0)),
         (Handle::POOL, whole(BindingKind::Pool, cell::POOL, POOL)),

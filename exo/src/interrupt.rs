@@ -1,33 +1,58 @@
 //! Interrupt lines: bound to an event of a vcore, masked from the interrupt until the driver acknowledges.
+//!
+//! ```text
+//! word 0  | 53 event 48 | 43 vcore 0 |        word 1  | 63 what the cell must hold 16 | 15 cell 0 |
+//! ```
+//! A line carries the cell of the Irq binding that bound it. When that was taken back the line is free for others, and what fires still is dropped.
 
+use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Machine, Trigger};
 use crate::vcore::{self, VcoreRef};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
 /// First line that is shared between cores, and can be bound.
 pub const FIRST_SHARED: u64 = 32;
+/// Words of a line in [`Machine::lines`].
+pub const WORDS_PER_LINE: u64 = 2;
 const EVENT_SHIFT: u32 = 48;
+const CELL: u64 = 0xffff;
 
-/// Routes a line as `event` to a vcore of the caller's.
+/// The words of a line.
+fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
+    m.lines().as_chunks().0.get(line as usize)
+}
+
+/// Who has a line, unless the binding that gave it was taken back.
+fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
+    let cell = words[1].load(Acquire);
+    let live = binding::same(binding::value(m, cell & CELL), cell);
+    if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
+}
+
+/// Routes a line, which `by` covers, as `event` to a vcore of the caller's.
 pub fn bind(
     m: &impl Machine,
     environment: &Environment,
+    by: &Binding,
     line: u64,
     index: u64,
     event: u64,
     trigger: Trigger,
 ) -> Result<(), Refusal> {
-    let word = m.lines().get(line as usize).ok_or(Refusal::BadArgument)?;
+    let words = words(m, line).ok_or(Refusal::BadArgument)?;
     let (reference, vcore) = vcore::of(environment, index)?;
-    let old = word.load(Acquire);
-    let holder = VcoreRef::from_word(old);
+    let old = words[0].load(Acquire);
+    let holder = holder(m, words);
     if holder.exists() && holder.environment() != environment.frame() {
         return Err(Refusal::InUse);
     }
-    word.compare_exchange(old, reference.0 | event << EVENT_SHIFT, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
+    words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    words[1].store(by.expected & !CELL | by.cell, Release);
+    words[0].store(reference.0 | event << EVENT_SHIFT, Release);
     environment.has_lines.store(1, Relaxed);
     m.route_line(line, vcore.home(), trigger);
     Ok(())
@@ -35,8 +60,7 @@ pub fn bind(
 
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
-    let word = m.lines().get(line as usize).ok_or(Refusal::BadArgument)?.load(Acquire);
-    let holder = VcoreRef::from_word(word);
+    let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
     if !holder.exists() || holder.environment() != environment.frame() {
         return Err(Refusal::NotYours);
     }
@@ -47,12 +71,14 @@ pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Re
 /// A line fired; it has been acknowledged at the controller, and is masked before it is completed there.
 pub fn fired(m: &impl Machine, line: u64) {
     m.mask_line(line);
-    if let Some(word) = m.lines().get(line as usize) {
-        let word = word.load(Acquire);
-        let holder = VcoreRef::from_word(word);
-        if holder.exists() {
-            let _ = event::raise(m, holder, 1 << (word >> EVENT_SHIFT & 63));
-        }
+    let Some(words) = words(m, line) else { return };
+    let word = words[0].load(Acquire);
+    let holder = holder(m, words);
+    if holder.exists() {
+        let _ = event::raise(m, holder, 1 << (word >> EVENT_SHIFT & 63));
+    } else if word != 0 {
+        m.retire_line(line);
+        let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
     }
 }
 
@@ -61,12 +87,12 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
     if environment.has_lines.load(Relaxed) == 0 {
         return;
     }
-    for (line, word) in m.lines().iter().enumerate() {
-        let old = word.load(Acquire);
+    for (line, words) in m.lines().as_chunks::<2>().0.iter().enumerate() {
+        let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
         if holder.exists() && holder.environment() == environment.frame() {
             m.retire_line(line as u64);
-            let _ = word.compare_exchange(old, 0, AcqRel, Relaxed);
+            let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }
     }
 }

@@ -45,7 +45,7 @@ impl Default for Tables {
 pub trait Machine {
     /// The kernel's tables.
     fn tables(&self) -> &Tables;
-    /// Who has which interrupt line: [`crate::interrupt`]'s words, one a line.
+    /// Who has which interrupt line: [`crate::interrupt`]'s words, two a line.
     fn lines(&self) -> &[AtomicU64];
     /// The frames' words.
     fn frames(&self) -> &Frames<'_>;

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{self, Controller, Description, List, Range};
 use exo::first::{self, Boot};
 use exo::frame::{EXPOSED, Frames, Kind, Word};
+use exo::interrupt::WORDS_PER_LINE;
 use exo::machine::Machine;
 use exo::slice::Core;
 use exo_abi::boot::{BootHeader, END_MAGIC, FLAG_QEMU};
@@ -213,7 +214,7 @@ impl Memory {
         let frames = span.bytes / PAGE_BYTES;
         // The linear map can do with fewer tables than that: small machines get what they need.
         let tables = tables.min(2 + (frames / 512 + 2) + frames / (512 * 512)) * PAGE_BYTES;
-        let words = page_behind((frames + lines) * 8);
+        let words = page_behind((frames + lines * WORDS_PER_LINE) * 8);
         let bitmap = page_behind(frames.div_ceil(8));
         let bytes = tables + words + bitmap + 2 * PAGE_BYTES;
         let Some(start) = place(runs.as_slice(), bytes, &[pages_of(image), tree_range]) else {
@@ -254,7 +255,7 @@ impl Memory {
         let (first, count) = (self.span.start / PAGE_BYTES, self.span.bytes / PAGE_BYTES);
         objects::zero(self.words, self.boot.end() - self.words, self.base);
         let words = objects::boot_words(self.words, count, self.base);
-        let line_words = objects::boot_words(self.words + count * 8, lines, self.base);
+        let line_words = objects::boot_words(self.words + count * 8, lines * WORDS_PER_LINE, self.base);
         let bitmap = objects::boot_words(self.bitmap, count.div_ceil(64), self.base);
         let frames = Frames { first, words, bitmap };
         let mut next = first;

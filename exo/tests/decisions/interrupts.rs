@@ -99,3 +99,29 @@ fn power_is_for_who_holds_it() {
     assert_eq!(did(&fake).iter().filter(|did| matches!(did, Did::Power(_))).count(), 0);
     assert_eq!(fake.uart_owner().load(Relaxed), 0);
 }
+
+#[test]
+fn a_line_of_a_binding_taken_back_is_free_for_others() {
+    let fake = Fake::new();
+    let (one, two) = (fake.child(3, 20), fake.child(4, 20));
+    fake.must(Call::Grant, &[INTERRUPTS, one.env, 20, 1, CELL, 0, 0]);
+    fake.give(&two, INTERRUPTS, 20, 1);
+    fake.until(one.vcore);
+    fake.must(Call::IrqBind, &[20, 40, 0, 3, 0]);
+    fake.must(Call::IrqBind, &[20, 41, 0, 4, 0]);
+    fake.until(fake.init());
+    fake.must(Call::TakeBack, &[CELL]);
+    did(&fake);
+    // What fires still reaches nobody, and never again.
+    interrupt::fired(&fake, 40);
+    assert_eq!((did(&fake), fake.pending(one.vcore)), (vec![Did::Mask(40), Did::Retire(40)], 0));
+    fake.until(two.vcore);
+    fake.must(Call::IrqBind, &[20, 41, 0, 5, 0]);
+    interrupt::fired(&fake, 41);
+    assert_eq!((fake.pending(two.vcore), fake.pending(one.vcore)), (1 << 5, 0));
+    // The loser's end leaves the winner's line alone.
+    fake.until(fake.init());
+    fake.destroy(one.env);
+    fake.until(two.vcore);
+    fake.must(Call::IrqAck, &[20, 41]);
+}

@@ -153,7 +153,7 @@ impl Fake {
             },
             memory,
             tables: Box::new(Tables::new()),
-            lines: (0..LINES).map(|_| AtomicU64::new(0)).collect(),
+            lines: (0..2 * LINES).map(|_| AtomicU64::new(0)).collect(),
             cores: (0..cores).map(|id| Core::new(id, Pfn(SLICES + id))).collect(),
             uart_owner: AtomicU64::new(0),
             here: Cell::new(0),
