@@ -52,8 +52,6 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
         phase::NAMES => names(m, caller, dying, place),
         phase::OBJECTS => objects(m, dying)?,
         phase::POOL => {
-            // Child quotas count as use: they are its parent's first, or the use would never fall.
-            pool::pass_children_on(m, dying.pool());
             // The frame of the environment itself is the last: it holds this progress and this lock.
             free_frames(m, dying.pool(), 1)?;
             progress(phase::END, 0)
@@ -212,6 +210,8 @@ fn objects(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
     }
     frame::become_data(m, dying.root());
     begin_pool(m, dying.pool());
+    // Child quotas count as use: they are its parent's first, or the use would never fall.
+    pool::pass_children_on(m, dying.pool());
     Ok(progress(phase::POOL, 0))
 }
 
@@ -255,9 +255,9 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     let (step, place) = (word >> 32, word & 0xffff_ffff);
     let frames = m.frames();
     let end = frames.words.len() as u64;
-    let mut next = place;
+    let (mut next, stop) = (place, end.min(place + WORDS_PER_STEP));
     if step == scan::SWEEP {
-        while next < end && next < place + WORDS_PER_STEP {
+        while next < stop {
             let pfn = Pfn(frames.first + next);
             next += 1;
             if sweep_table(m, pfn, number) {
@@ -266,10 +266,16 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
         }
     } else {
         let mut freed = 0;
-        while next < end && next < place + WORDS_PER_STEP && freed < FREED_PER_STEP {
+        for word in frames.words.get(place as usize..stop as usize).unwrap_or(&[]) {
             let pfn = Pfn(frames.first + next);
             next += 1;
-            freed += free_frame(m, pfn, number);
+            // One look at each word: most are somebody else's.
+            if frame::Word(word.load(Relaxed)).pool() == number {
+                freed += free_frame(m, pfn, number);
+                if freed == FREED_PER_STEP {
+                    break;
+                }
+            }
         }
     }
     if next < end {
@@ -280,6 +286,8 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     if used <= rest {
         return Ok(());
     }
+    // A child that was being made when this pool began to end.
+    pool::pass_children_on(m, number);
     let after = if step == scan::SWEEP { scan::FREE_REST } else { scan::SWEEP };
     pool.minimum.store(after << 32, Release);
     Err(Refusal::Again)
