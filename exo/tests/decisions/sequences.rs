@@ -109,9 +109,9 @@ impl Player<'_> {
             (number, self.sensible(Call::from_number(number).expect("it is below the end")))
         };
         let x = self.call(number, &arguments);
-        // What has begun to end goes on ending, mostly.
+        // What has begun to end goes on ending, mostly. With two cores it may wait for the other one to let go, which no single call makes it do.
         let ends = number == Call::EnvDestroy as u64 || number == Call::PoolDestroy as u64;
-        if ends && x[0] == Refusal::Again as u64 && !self.dice.one_in(3) {
+        if ends && x[0] == Refusal::Again as u64 && !self.dice.one_in(3) && fake.core_at(1).is_none() {
             let mut steps = 0;
             while self.call(number, &arguments)[0] == Refusal::Again as u64 {
                 steps += 1;
