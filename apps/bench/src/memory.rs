@@ -1,160 +1,123 @@
-//! Frames and pages.
+//! Frames and mappings of the own address space.
 
-use crate::clock::{Figure, ticks_of_batches};
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::machine::{self, WINDOW};
+use crate::meter::{Failed, Figure, Measured, Stretches};
 use exo_abi::page::{MapEntry, Prot};
-use exo_abi::{BATCH_ENTRIES, Handle, PAGE_BYTES, Pfn, Refusal, ZEROED_PER_CALL};
-use libos::mem::{self, Region};
-use libos::sys::{self, Fill, Stopped};
-use libos::upcall::{self, Frame, Resume};
+use exo_abi::{BATCH_ENTRIES, Handle, Pfn, ZEROED_PER_CALL};
+use libos::mem;
+use libos::sys::{self, Fill};
 use workshop::Ground;
-use workshop::machine_code::{FREE_VA, map_free, touch};
 
-const BATCH: usize = BATCH_ENTRIES as usize;
-/// Pages of one last-level table.
-const TABLE: u64 = 512;
-const RW: Prot = Prot::READ.union(Prot::WRITE).union(Prot::ACCESSED).union(Prot::DIRTY);
+const ENTRIES: usize = BATCH_ENTRIES as usize;
+const ZEROED: usize = ZEROED_PER_CALL as usize;
+const WRITABLE: Prot = Prot::READ.union(Prot::WRITE).union(Prot::ACCESSED).union(Prot::DIRTY);
+const READABLE: Prot = Prot::READ.union(Prot::ACCESSED);
 
-/// Measures them all.
-pub fn all(_: &Ground) -> Result<Vec<Figure>, Refusal> {
-    let mut figures = Vec::new();
-    let mut frames = [Pfn(0); 3];
+/// Batches of 64 frames at 64 places of the window.
+struct Batches {
+    frames: [Pfn; ENTRIES],
+    map: [MapEntry; ENTRIES],
+    unmap: [MapEntry; ENTRIES],
+}
+
+impl Batches {
+    fn new() -> Result<Batches, Failed> {
+        machine::open_window()?;
+        let mut frames = [Pfn(0); ENTRIES];
+        mem::alloc_frames(Handle::POOL, &mut frames)?;
+        let map = core::array::from_fn(|page| MapEntry::map(va(page), frames[page], 1, WRITABLE, Handle::POOL));
+        let unmap = core::array::from_fn(|page| MapEntry::unmap(va(page), 1));
+        Ok(Batches { frames, map, unmap })
+    }
+
+    fn end(self, figure: Figure) -> Measured {
+        mem::free_frames(Handle::POOL, &self.frames);
+        Ok(figure)
+    }
+}
+
+fn va(page: usize) -> u64 {
+    WINDOW + ((page as u64) << 12)
+}
+
+/// One measured call a stretch, with so many entries, each of which counts as an operation.
+const fn calls_of(entries: usize) -> Stretches {
+    Stretches { rounds: Stretches::of(entries as u64).rounds, each: 1 }
+}
+
+fn for_each_entry(figure: Figure, entries: usize) -> Figure {
+    Figure { iterations: figure.iterations * entries as u64, ..figure }
+}
+
+/// Mapping a page: a 64th of `map` with 64 entries of one page each.
+pub fn map_page_batched(_: &Ground) -> Measured {
+    let batches = Batches::new()?;
+    let figure = calls_of(ENTRIES).measure(
+        |_| machine::change_window(&batches.map).map(|_| ()),
+        |_| Ok(machine::change_window(&batches.unmap).map(|_| ())?),
+    )?;
+    batches.end(for_each_entry(figure, ENTRIES))
+}
+
+/// Unmapping a page: a 64th of `map` with 64 entries of one page each, the TLB's completion included.
+pub fn unmap_page_batched(_: &Ground) -> Measured {
+    let batches = Batches::new()?;
+    machine::change_window(&batches.map)?;
+    let figure = calls_of(ENTRIES).measure(
+        |_| machine::change_window(&batches.unmap).map(|_| ()),
+        |_| Ok(machine::change_window(&batches.map).map(|_| ())?),
+    )?;
+    machine::change_window(&batches.unmap)?;
+    batches.end(for_each_entry(figure, ENTRIES))
+}
+
+/// Changing a page's permissions: a 64th of `map` with 64 entries of one page each; they lose and gain writing in turn.
+pub fn protect_page_batched(_: &Ground) -> Measured {
+    let batches = Batches::new()?;
+    machine::change_window(&batches.map)?;
+    let less = core::array::from_fn(|page| MapEntry::protect(va(page), 1, READABLE, Handle::POOL));
+    let more = core::array::from_fn(|page| MapEntry::protect(va(page), 1, WRITABLE, Handle::POOL));
+    let (mut now, mut next): (&[MapEntry; ENTRIES], &[MapEntry; ENTRIES]) = (&less, &more);
+    let figure = calls_of(ENTRIES).measure(
+        |_| {
+            core::mem::swap(&mut now, &mut next);
+            machine::change_window(next).map(|_| ())
+        },
+        |_| Ok(()),
+    )?;
+    machine::change_window(&batches.unmap)?;
+    batches.end(for_each_entry(figure, ENTRIES))
+}
+
+/// Mapping one page by a call of its own.
+pub fn map_page_single(_: &Ground) -> Measured {
+    let batches = Batches::new()?;
+    let figure = Stretches::of(BATCH_ENTRIES).measure(
+        |page| machine::change_window(&batches.map[page as usize..page as usize + 1]).map(|_| ()),
+        |_| Ok(machine::change_window(&batches.unmap).map(|_| ())?),
+    )?;
+    batches.end(figure)
+}
+
+/// Taking a free frame that was in this pool before and is not zeroed: a 64th of `frame_alloc` with 64 frames.
+pub fn frame_alloc_batched(_: &Ground) -> Measured {
+    let mut frames = [Pfn(0); ENTRIES];
     mem::alloc_frames(Handle::POOL, &mut frames)?;
-    map_free(&[
-        MapEntry::install_table(FREE_VA, 2, frames[0], Handle::POOL),
-        MapEntry::install_table(FREE_VA, 3, frames[1], Handle::POOL),
-    ])?;
-    pages(frames[2], &mut figures)?;
-    faults(frames[2], &mut figures)?;
-    allocations(&mut figures)?;
-    regions(&mut figures)?;
-    Ok(figures)
+    alloc(&frames, Fill::AsTheyAre)
 }
 
-fn page(index: usize) -> u64 {
-    FREE_VA + index as u64 * PAGE_BYTES
-}
-
-fn unmap_all() -> Result<(), Refusal> {
-    for first in (0..TABLE as usize).step_by(BATCH) {
-        map_free(&[MapEntry::unmap(page(first), BATCH as u64)])?;
-    }
-    Ok(())
-}
-
-/// One frame, mapped in many places.
-fn pages(frame: Pfn, figures: &mut Vec<Figure>) -> Result<(), Refusal> {
-    const ROUNDS: u64 = 160;
-    let maps: [MapEntry; BATCH] = core::array::from_fn(|index| MapEntry::map(page(index), frame, 1, RW, Handle::POOL));
-    let unmaps: [MapEntry; BATCH] = core::array::from_fn(|index| MapEntry::unmap(page(index), 1));
-    let protects: [MapEntry; BATCH] =
-        core::array::from_fn(|index| MapEntry::protect(page(index), 1, Prot::READ | Prot::ACCESSED, Handle::POOL));
-    let mut stopped: Result<(), Stopped> = Ok(());
-    let mut apply = |entries: &[MapEntry]| {
-        if let Err(why) = map_free(entries) {
-            stopped = Err(why);
-        }
-    };
-    let (mut map, mut protect, mut unmap) = (0, 0, 0);
-    for _ in 0..ROUNDS {
-        map += ticks_of_batches(1, || (), |()| apply(&maps));
-        protect += ticks_of_batches(1, || (), |()| apply(&protects));
-        unmap += ticks_of_batches(1, || (), |()| apply(&unmaps));
-    }
-    let times = ROUNDS * BATCH as u64;
-    figures.push(Figure::new("map_page_batched", map, times));
-    figures.push(Figure::new("unmap_page_batched", unmap, times));
-    figures.push(Figure::new("protect_page_batched", protect, times));
-    const TABLES: u64 = 20;
-    let mut single = 0;
-    for _ in 0..TABLES {
-        single += ticks_of_batches(
-            1,
-            || (),
-            |()| (0..TABLE as usize).for_each(|index| apply(&[MapEntry::map(page(index), frame, 1, RW, Handle::POOL)])),
-        );
-        unmap_all()?;
-    }
-    figures.push(Figure::new("map_page_single", single, TABLES * TABLE));
-    Ok(stopped?)
-}
-
-/// The frame that [`answer`] maps.
-static FRAME: AtomicU64 = AtomicU64::new(0);
-
-#[inline(always)]
-fn answer(frame: &mut Frame) -> Resume {
-    let owned = Pfn(FRAME.load(Relaxed));
-    Resume::Mapping(MapEntry::map(frame.address, owned, 1, RW, Handle::POOL))
-}
-
-mod light {
-    libos::light_handler!(
-        /// Maps the owned frame where the fault was.
-        ANSWER = super::answer
-    );
-
-    /// Makes it this vcore's.
-    pub fn begin() -> Result<(), libos::upcall::Refused> {
-        libos::upcall::set_light_handler(Some(ANSWER))
-    }
-}
-
-fn faults(frame: Pfn, figures: &mut Vec<Figure>) -> Result<(), Refusal> {
-    const TABLES: u64 = 20;
-    FRAME.store(frame.0, Relaxed);
-    light::begin().map_err(|_| Refusal::BadArgument)?;
-    let mut ticks = 0;
-    for _ in 0..TABLES {
-        ticks += ticks_of_batches(1, || (), |()| (0..TABLE as usize).for_each(|index| touch(page(index))));
-        unmap_all()?;
-    }
-    let _ = upcall::set_light_handler(None);
-    figures.push(Figure::new("fault_map_resume", ticks, TABLES * TABLE));
-    Ok(())
-}
-
-fn allocations(figures: &mut Vec<Figure>) -> Result<(), Refusal> {
-    let mut frames = [Pfn(0); BATCH];
+/// Taking a free frame and having it zeroed: a 24th of `frame_alloc` with 24 frames, the most that one call zeroes.
+pub fn frame_alloc_zeroed(_: &Ground) -> Measured {
+    let mut frames = [Pfn(0); ZEROED];
     mem::alloc_frames(Handle::POOL, &mut frames)?;
-    for (name, fill, batch) in [
-        ("frame_alloc_batched", Fill::AsTheyAre, BATCH),
-        ("frame_alloc_zeroed", Fill::Zeroed, ZEROED_PER_CALL as usize),
-    ] {
-        let rounds = 10_000u64.div_ceil(batch as u64);
-        let part = &frames[..batch];
-        let (mut freed, mut taken) = (Ok(0), Ok(0));
-        let ticks = ticks_of_batches(
-            rounds,
-            || {
-                if let Err(why) = sys::frame_free(Handle::POOL, part) {
-                    freed = Err(why);
-                }
-            },
-            |()| {
-                if let Err(why) = sys::frame_alloc(Handle::POOL, part, fill) {
-                    taken = Err(why);
-                }
-            },
-        );
-        freed?;
-        taken?;
-        figures.push(Figure::new(name, ticks, rounds * batch as u64));
-    }
-    mem::free_frames(Handle::POOL, &frames);
-    Ok(())
+    alloc(&frames, Fill::Zeroed)
 }
 
-/// Through the library's own region, from the frame to the page.
-fn regions(figures: &mut Vec<Figure>) -> Result<(), Refusal> {
-    const REGIONS: u64 = 10;
-    const PAGES: u64 = 1024;
-    let mut ticks = 0;
-    for _ in 0..REGIONS {
-        let region = Region::demand_zero(PAGES).ok_or(Refusal::QuotaExceeded)?;
-        ticks += ticks_of_batches(1, || (), |()| (0..PAGES).for_each(|page| touch(region.start + page * PAGE_BYTES)));
-    }
-    figures.push(Figure::new("demand_zero_fault", ticks, REGIONS * PAGES));
-    Ok(())
+fn alloc(frames: &[Pfn], fill: Fill) -> Measured {
+    sys::frame_free(Handle::POOL, frames)?;
+    let figure = calls_of(frames.len()).measure(
+        |_| sys::frame_alloc(Handle::POOL, frames, fill).map(|_| ()),
+        |_| Ok(sys::frame_free(Handle::POOL, frames).map(|_| ())?),
+    )?;
+    Ok(for_each_entry(figure, frames.len()))
 }
