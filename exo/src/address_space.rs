@@ -4,7 +4,7 @@
 //! mapping the binding made. An unmap clears bit 0 of the descriptor, and only after the invalidation at the end of the batch has completed on every core
 //! is the slot emptied and the frame's count lowered: until then nobody can reuse either.
 
-use crate::binding::{self, Binding};
+use crate::binding::{self, Found};
 use crate::environment::Environment;
 use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
@@ -35,11 +35,11 @@ struct Batch<'m, M: Machine> {
     caller: &'m Environment,
     target: &'m Environment,
     /// The binding used last, by its handle.
-    binding: Option<(u64, Binding)>,
+    binding: Option<(u64, Found)>,
     /// The level-3 table used last, by `va >> 21`.
     table: Option<(u64, Pfn)>,
     /// Pages whose descriptor was made invalid but not emptied yet, and (bit 0 of the address) pages that only changed.
-    stale: [(u64, u64); MAP_PAGES_PER_CALL as usize],
+    stale: &'m [[AtomicU64; 2]; MAP_PAGES_PER_CALL as usize],
     stale_count: usize,
     budget: u64,
 }
@@ -62,7 +62,7 @@ pub fn apply<M: Machine>(
         target,
         binding: None,
         table: None,
-        stale: [(0, 0); MAP_PAGES_PER_CALL as usize],
+        stale: &m.core().stale,
         stale_count: 0,
         budget: MAP_PAGES_PER_CALL,
     };
@@ -138,15 +138,14 @@ impl<M: Machine> Batch<'_, M> {
 
     /// The caller's binding of a handle, looked up once for a run of entries.
     #[inline(always)]
-    fn binding(&mut self, handle: u64) -> Result<Binding, Refusal> {
+    fn binding(&mut self, handle: u64) -> Result<Found, Refusal> {
         match self.binding {
             Some((known, binding)) if known == handle => Ok(binding),
             _ => {
-                let binding = binding::read(self.m, self.caller, handle)?;
-                if !matches!(binding.kind, BindingKind::Pool | BindingKind::Device) {
+                let binding = binding::find_any(self.m, self.caller, handle)?;
+                if !binding.is(BindingKind::Pool) && !binding.is(BindingKind::Device) {
                     return Err(Refusal::WrongKind);
                 }
-                binding::check(self.m, &binding, Rights::empty())?;
                 self.binding = Some((handle, binding));
                 Ok(binding)
             }
@@ -185,10 +184,10 @@ impl<M: Machine> Batch<'_, M> {
                 Leaf::Memory
             } else {
                 let binding = self.binding(handle)?;
-                if !binding.rights.contains(wanted) {
+                if !binding.permits(wanted) {
                     return Err(Refusal::NoRight);
                 }
-                if binding.kind == BindingKind::Device {
+                if binding.is(BindingKind::Device) {
                     self.check_device(&binding, pfn, prot, word)?;
                     Leaf::Device
                 } else {
@@ -212,7 +211,7 @@ impl<M: Machine> Batch<'_, M> {
     }
 
     /// A device page lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-    fn check_device(&self, binding: &Binding, pfn: Pfn, prot: Prot, word: Option<Word>) -> Result<(), Refusal> {
+    fn check_device(&self, binding: &Found, pfn: Pfn, prot: Prot, word: Option<Word>) -> Result<(), Refusal> {
         if !binding.covers(pfn.0, 1) || self.m.kernel_device(pfn) {
             return Err(Refusal::NotYours);
         }
@@ -243,8 +242,9 @@ impl<M: Machine> Batch<'_, M> {
 
     #[inline(always)]
     fn remember(&mut self, table: Pfn, va: u64) {
-        if let Some(place) = self.stale.get_mut(self.stale_count) {
-            *place = (table.0, va);
+        if let Some([first, second]) = self.stale.get(self.stale_count) {
+            first.store(table.0, Relaxed);
+            second.store(va, Relaxed);
             self.stale_count += 1;
         }
     }
@@ -284,10 +284,10 @@ impl<M: Machine> Batch<'_, M> {
         new: impl Fn(Descriptor, Word) -> Result<Descriptor, Refusal>,
     ) -> Result<(), Refusal> {
         let binding = self.binding(handle)?;
-        if binding.kind != BindingKind::Pool {
+        if !binding.is(BindingKind::Pool) {
             return Err(Refusal::WrongKind);
         }
-        if !binding.rights.contains(wanted) {
+        if !binding.permits(wanted) {
             return Err(Refusal::NoRight);
         }
         let m = self.m;
@@ -322,10 +322,10 @@ impl<M: Machine> Batch<'_, M> {
         }
         self.spend(TABLE_COST)?;
         let binding = self.binding(handle)?;
-        if binding.kind != BindingKind::Pool {
+        if !binding.is(BindingKind::Pool) {
             return Err(Refusal::WrongKind);
         }
-        if !binding.rights.contains(Rights::POOL_ALLOC) {
+        if !binding.permits(Rights::POOL_ALLOC) {
             return Err(Refusal::NoRight);
         }
         // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
@@ -379,12 +379,13 @@ impl<M: Machine> Batch<'_, M> {
         if stale.len() > SINGLE_INVALIDATIONS {
             self.m.invalidate_space(asid);
         } else {
-            stale.iter().for_each(|(_, va)| self.m.invalidate_page(asid, va & !CHANGED));
+            stale.iter().for_each(|[_, va]| self.m.invalidate_page(asid, va.load(Relaxed) & !CHANGED));
         }
         self.m.finish_invalidation();
-        for (table, va) in stale {
+        for [table, va] in stale {
+            let (table, va) = (Pfn(table.load(Relaxed)), va.load(Relaxed));
             if va & CHANGED == 0 {
-                let slot = &self.m.words(Pfn(*table))[page_table::index(*va, 3)];
+                let slot = &self.m.words(table)[page_table::index(va, 3)];
                 let pfn = Descriptor::from_bits_retain(slot.load(Relaxed)).pfn();
                 slot.store(0, Relaxed);
                 release(self.m, pfn);

@@ -154,6 +154,68 @@ pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<
     })
 }
 
+/// What the fast paths need of a live binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Word 0.
+    head: u64,
+    /// The object.
+    pub object: u64,
+    /// The badge of a Gate.
+    pub badge: u64,
+}
+
+impl Found {
+    /// It refers to such a thing.
+    pub const fn is(&self, kind: BindingKind) -> bool {
+        self.head & 0xf == kind as u64
+    }
+    /// It permits this.
+    pub const fn permits(&self, rights: Rights) -> bool {
+        !(self.head >> 8) as u8 & rights.bits() == 0
+    }
+    /// `first..first+count` lies in the range it refers to.
+    pub const fn covers(&self, first: u64, count: u64) -> bool {
+        let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
+        first >= start && count <= length && first - start <= length - count
+    }
+}
+
+/// The live binding `handle`, of whatever kind. It stays in registers: a whole [`Binding`] would be copied about.
+#[inline(always)]
+pub fn find_any(m: &impl Machine, environment: &Environment, handle: u64) -> Result<Found, Refusal> {
+    let words = entry(m, environment, handle)?;
+    let head = words[0].load(Acquire);
+    let (expected, object, badge) = (words[1].load(Relaxed), words[2].load(Relaxed), words[3].load(Relaxed));
+    fence(Acquire);
+    if words[0].load(Relaxed) != head || head & 0xf == 0 || head & 0xf == KIND_BUSY {
+        return Err(Refusal::BadHandle);
+    }
+    let found = Found { head, object, badge };
+    let own = same(value(m, head >> 32 & 0xffff), expected);
+    let root = || found.is(BindingKind::Gate) || found.is(BindingKind::Event) || same(value(m, head >> 48), badge);
+    if own && root() { Ok(found) } else { Err(Refusal::Stale) }
+}
+
+/// The live binding `handle`, if it is of this kind and has these rights.
+#[inline(always)]
+pub fn find(
+    m: &impl Machine,
+    of: &Environment,
+    handle: u64,
+    kind: BindingKind,
+    rights: Rights,
+) -> Result<Found, Refusal> {
+    let found = find_any(m, of, handle);
+    // A stale binding of another kind is of another kind first: the order in which things are refused is the same everywhere.
+    match found {
+        Ok(found) if !found.is(kind) => Err(Refusal::WrongKind),
+        Ok(found) if !found.permits(rights) => Err(Refusal::NoRight),
+        Err(Refusal::Stale) if read(m, of, handle)?.kind != kind => Err(Refusal::WrongKind),
+        _ => found,
+    }
+}
+
 /// The live binding `handle`, if it is of this kind and has these rights.
 #[inline(never)]
 pub fn look_up(

@@ -47,16 +47,17 @@ pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
             x[2] = refusal as u64;
             Ok(Outcome::Return)
         }),
-        Some(Call::Notify) => binding::look_up(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
+        Some(Call::Notify) => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
             .map(|target| event::notify(m, target.object, x)),
         Some(Call::Wait) => event::wait(m, x[0], x[1], x),
         Some(Call::YieldTo) => yield_to(m, environment, x),
         Some(Call::Halt) => Ok(halt(m, me, stop_reason::HALTED, x[0])),
         Some(call) => {
-            let mut request = Request { m, environment, x: *x, results: [0; 2] };
-            x.fill(0);
+            let mut request = Request { m, environment, x, results: [0; 2] };
             let done = request.run(call);
-            x[1..3].copy_from_slice(&request.results);
+            let results = request.results;
+            (x[0], x[1], x[2]) = (0, results[0], results[1]);
+            x[3..9].iter_mut().for_each(|x| *x = 0);
             done.map(|()| Outcome::Return)
         }
     };
@@ -176,17 +177,17 @@ fn own_control<M: Machine>(m: &M) -> Control<'_> {
 }
 
 /// A call that always goes on with the caller, at work.
-struct Request<'m, M: Machine> {
+struct Request<'m, 'x, M: Machine> {
     m: &'m M,
     /// The caller's.
     environment: &'m Environment,
     /// x0 to x10.
-    x: [u64; 11],
+    x: &'x [u64; 11],
     /// x1 and x2 of the answer, also of a refusal.
     results: [u64; 2],
 }
 
-impl<'m, M: Machine> Request<'m, M> {
+impl<'m, M: Machine> Request<'m, '_, M> {
     #[inline(always)]
     fn run(&mut self, call: Call) -> Result<(), Refusal> {
         match call {
@@ -233,7 +234,7 @@ impl<'m, M: Machine> Request<'m, M> {
     /// The object of the live binding that argument 0 names.
     #[inline(never)]
     fn object(&self, kind: BindingKind, rights: Rights) -> Result<u64, Refusal> {
-        self.binding(0, kind, rights).map(|binding| binding.object)
+        binding::find(self.m, self.environment, self.x[0], kind, rights).map(|found| found.object)
     }
 
     /// The living environment that argument `index` names.

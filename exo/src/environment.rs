@@ -189,7 +189,7 @@ pub fn look_up<'m>(
     handle: u64,
     rights: Rights,
 ) -> Result<&'m Environment, Refusal> {
-    let binding = binding::look_up(m, caller, handle, BindingKind::Env, rights)?;
+    let binding = binding::find(m, caller, handle, BindingKind::Env, rights)?;
     let environment = m.environment(Pfn(binding.object));
     if environment.is_dying() { Err(Refusal::Stale) } else { Ok(environment) }
 }

@@ -116,7 +116,8 @@ pub fn wait(m: &impl Machine, mask: u64, alarm: u64, x: &mut [u64; 11]) -> Resul
     } else if alarm != 0 && m.now() >= alarm {
         vcore.alarm.store(0, Relaxed);
     }
-    x.fill(0);
+    (x[0], x[1]) = (0, 0);
+    x[2..9].iter_mut().for_each(|x| *x = 0);
     x[1] = vcore.take(vcore.word().pending() & mask);
     Ok(Outcome::Return)
 }

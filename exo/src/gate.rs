@@ -104,7 +104,7 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
     if flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0 {
         return Err(Refusal::BadArgument);
     }
-    let gate = binding::look_up(m, environment, x[0] & 0xffff, BindingKind::Gate, Rights::GATE_CALL)?;
+    let gate = binding::find(m, environment, x[0] & 0xffff, BindingKind::Gate, Rights::GATE_CALL)?;
     let callee_reference = VcoreRef::from_word(gate.object);
     let callee = m.vcore(callee_reference);
     let depth = (vcore.caller.load(Relaxed) >> DEPTH) + 1;

@@ -74,29 +74,28 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core that has nothing to run.
-    pub fn new(id: u64, vector: Pfn) -> Core {
-        let zero = || AtomicU64::new(0);
+    /// Zeros: [`Core::begin`] makes a core of them, in place: it is too large for the stack.
+    pub const fn zeroed() -> Core {
         Core {
-            control: zero(),
-            state: zero(),
-            id: AtomicU64::new(id),
-            running: zero(),
-            ready: zero(),
-            vector: AtomicU64::new(vector.0),
-            position: AtomicU64::new(IDLE),
-            slice_end: zero(),
-            charged: zero(),
-            base: zero(),
-            alarm: AtomicU64::new(u64::MAX),
-            timer: AtomicU64::new(u64::MAX),
-            loan: AtomicU64::new(IDLE),
-            loan_end: zero(),
-            round: zero(),
-            fp: zero(),
-            lent: zero(),
-            reschedule: zero(),
-            woken: zero(),
+            control: AtomicU64::new(0),
+            state: AtomicU64::new(0),
+            id: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            ready: AtomicU64::new(0),
+            vector: AtomicU64::new(0),
+            position: AtomicU64::new(0),
+            slice_end: AtomicU64::new(0),
+            charged: AtomicU64::new(0),
+            base: AtomicU64::new(0),
+            alarm: AtomicU64::new(0),
+            timer: AtomicU64::new(0),
+            loan: AtomicU64::new(0),
+            loan_end: AtomicU64::new(0),
+            round: AtomicU64::new(0),
+            fp: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
+            reschedule: AtomicU64::new(0),
+            woken: AtomicU64::new(0),
             slots: [const {
                 Slot {
                     owner: AtomicU64::new(0),
@@ -107,6 +106,21 @@ impl Core {
             }; SLICES_PER_CORE as usize],
             stale: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAP_PAGES_PER_CALL as usize],
         }
+    }
+    /// A core that has nothing to run.
+    pub fn new(id: u64, vector: Pfn) -> Core {
+        let core = Core::zeroed();
+        core.begin(id, vector);
+        core
+    }
+    /// Zeroed memory becomes a core that has nothing to run.
+    pub fn begin(&self, id: u64, vector: Pfn) {
+        self.id.store(id, Relaxed);
+        self.vector.store(vector.0, Relaxed);
+        self.position.store(IDLE, Relaxed);
+        self.loan.store(IDLE, Relaxed);
+        self.alarm.store(u64::MAX, Relaxed);
+        self.timer.store(u64::MAX, Relaxed);
     }
     /// Its id.
     pub fn id(&self) -> u64 {

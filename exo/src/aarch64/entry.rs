@@ -17,6 +17,8 @@ const FRAME_BYTES: usize = 112;
 /// Interrupts served before the interrupted program goes on, or somebody else.
 const INTERRUPTS_PER_ENTRY: u32 = 16;
 
+core::arch::global_asm!(include_str!("memory.s"));
+
 core::arch::global_asm!(
     include_str!("vectors.s"),
     SVC64 = const 0x15u64 << 26 | 1 << 25,

@@ -45,18 +45,16 @@ unsafe impl<T> Sync for Once<T> {}
 static GLOBALS: Once<Globals> = Once(UnsafeCell::new(MaybeUninit::uninit()));
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
-static FIRST_CORE: Once<Core> = Once(UnsafeCell::new(MaybeUninit::uninit()));
+static FIRST_CORE: Core = Core::zeroed();
 static TABLES: Tables = Tables::new();
 static UART_OWNER: AtomicU64 = AtomicU64::new(0);
 
-/// Fixes what was found out, and the first core's structure, whose address it answers.
-pub fn set_up(globals: Globals, core: Core) -> u64 {
+/// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
+pub fn set_up(globals: Globals, vector: Pfn) -> u64 {
     // SAFETY: the first core, once, before `Arm` is used.
-    unsafe {
-        (*GLOBALS.0.get()).write(globals);
-        (*FIRST_CORE.0.get()).write(core);
-    }
-    FIRST_CORE.0.get() as u64
+    unsafe { (*GLOBALS.0.get()).write(globals) };
+    FIRST_CORE.begin(0, vector);
+    &raw const FIRST_CORE as u64
 }
 
 fn globals() -> &'static Globals {

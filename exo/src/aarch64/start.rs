@@ -10,7 +10,6 @@ use exo::first::{self, Boot};
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::interrupt::WORDS_PER_LINE;
 use exo::machine::Machine;
-use exo::slice::Core;
 use exo_abi::boot::{BootHeader, END_MAGIC, FLAG_QEMU};
 use exo_abi::exposed::{Features, LAYOUT_VERSION, MachineInfo};
 use exo_abi::{ABI_VERSION, PAGE_BYTES, Pfn};
@@ -51,7 +50,7 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
         devices: tree.controller_ranges,
         features,
     };
-    let core = objects::set_up(globals, Core::new(0, Pfn(memory.slices / PAGE_BYTES)));
+    let core = objects::set_up(globals, Pfn(memory.slices / PAGE_BYTES));
     registers::prepare(features, core);
     let archive = Pfn(kept.start / PAGE_BYTES + header.archive_offset / PAGE_BYTES);
     if Arm.words(Pfn(kept.end() / PAGE_BYTES - 1))[511].load(Relaxed) != END_MAGIC {
