@@ -128,7 +128,7 @@ pub fn tiny() -> Case {
 
 /// `trial` or `rogue` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
-    Case { limit: Duration::from_secs(120), ..Case::new(image).on(options) }
+    Case::new(image).on(options)
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.

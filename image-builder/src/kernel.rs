@@ -36,6 +36,8 @@ pub struct KernelSizes {
     pub bss: u64,
     /// Memory of single cores: sections `.percore*`.
     pub per_core: u64,
+    /// The kernel's own translation tables: section `.tables`, counted with the linear map's.
+    pub tables: u64,
 }
 
 /// Reads the kernel's ELF.
@@ -94,6 +96,8 @@ fn sizes(header: &Header, file: &[u8]) -> Option<KernelSizes> {
             &mut sizes.rodata
         } else if name.starts_with(b".percore") {
             &mut sizes.per_core
+        } else if name == b".tables" {
+            &mut sizes.tables
         } else if section.sh_type(Le) == elf::SHT_NOBITS {
             &mut sizes.bss
         } else {
