@@ -110,7 +110,7 @@ pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
 const FRAME_MASK: u64 = (1 << 40) - 1;
 
 /// The living environment of a number.
-pub fn by_number<'m>(m: &'m impl Machine, number: u64) -> Option<&'m Environment> {
+pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
     let frame = m.tables().environments.get(number as usize)?.load(Acquire) & FRAME_MASK;
     (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
 }

@@ -245,7 +245,7 @@ pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
 }
 
 /// A vcore of an environment that was created.
-pub fn of<'e>(environment: &'e Environment, index: u64) -> Result<(VcoreRef, &'e Vcore), Refusal> {
+pub fn of(environment: &Environment, index: u64) -> Result<(VcoreRef, &Vcore), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     if vcore.word().state() == State::None {
         return Err(Refusal::WrongState);

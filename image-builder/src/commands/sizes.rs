@@ -54,6 +54,7 @@ pub fn table(built: &Built) -> String {
         ("data", sizes.data),
         ("bss", sizes.bss),
         ("per core", sizes.per_core),
+        ("tables", sizes.tables),
     ];
     for (part, bytes) in parts {
         row(format!("kernel {part}"), bytes, "");
