@@ -1,6 +1,6 @@
 //! What `trial`, `rogue` and `bench` share: what they own, small child environments, machine code for them, the audit.
 //!
-//! A [`Child`] is an environment of a few pages that runs [`snippets`]: position-independent machine code copied into
+//! A [`Child`] is an environment of a few pages that runs [`snippets`](mod@snippets): position-independent machine code copied into
 //! frames of its own. It has no library inside, so every fault stops it, and its maker reads the report.
 #![no_std]
 #![deny(unsafe_code)]
