@@ -12,8 +12,6 @@ mod child;
 mod ground;
 mod run;
 
-#[expect(unsafe_code, reason = "instructions that fault, and a loop that can be counted")]
-pub mod machine_code;
 #[macro_use]
 #[expect(unsafe_code, reason = "machine code is taken as bytes from where the assembler put it")]
 pub mod snippets;

@@ -163,8 +163,6 @@ snippets! {
         NotifyBack: ["1:", "mov x0, #1", "mov x1, #0", "svc #5", "mov x0, #2", "svc #6", "b 1b"],
         /// Waits for event 0, and counts it at the address in x0.
         CountEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", "svc #5", "cbz x1, 1b", "ldr x2, [sp]", "add x2, x2, #1", "str x2, [sp]", "b 1b"],
-        /// Waits for event 0, and leaves the time when it runs at the address in x0.
-        StampEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", "svc #5", "isb", "mrs x2, cntvct_el0", "str x2, [sp]", "b 1b"],
         /// Serves one call with a binding, taken into slot 20: an event, which it notifies; then echoes.
         TakeBinding: [
             "mov x0, #(1 << 50)",
