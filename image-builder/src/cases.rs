@@ -128,7 +128,12 @@ pub fn tiny() -> Case {
 
 /// `trial` or `rogue` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
-    Case::new(image).on(options)
+    let case = Case::new(image).on(options);
+    match image {
+        "trial" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
+        "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
+        _ => case,
+    }
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.
