@@ -105,7 +105,9 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
     let stem = folders::output("images")?.join(format!("{}-{}", plan.name, hex(&image.build_id)));
     let image_file = stem.with_extension(if image.device_tree.is_some() { "elf" } else { "img" });
     folders::write(&image_file, &image.bytes)?;
-    let device_tree_file = image.device_tree.as_ref().map(|_| stem.with_extension("dtb"));
+    // The same image runs on several machines at once, each with its own tree.
+    let tree_file = || format!("{}-{}", stem.display(), options.file_name());
+    let device_tree_file = image.device_tree.as_ref().map(|_| std::path::PathBuf::from(tree_file()));
     if let (Some(file), Some(bytes)) = (&device_tree_file, &image.device_tree) {
         folders::write(file, bytes)?;
     }

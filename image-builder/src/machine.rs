@@ -62,7 +62,7 @@ impl MachineOptions {
     }
 
     /// A file name that differs when the device tree may.
-    fn file_name(&self) -> String {
+    pub fn file_name(&self) -> String {
         let MachineOptions { cpu, smp, memory_kib, gic, el, icount: _ } = self;
         format!("{cpu}-smp{smp}-{memory_kib}k-gic{gic}-el{el}.dtb")
     }
