@@ -21,7 +21,7 @@ mod uart;
 
 /// Addresses and attributes that the boot code, the translation tables and the objects agree on.
 mod layout {
-    /// Where the linear map begins: physical address `base` of RAM, which is 1 GiB-aligned.
+    /// Where the linear map begins: physical addresses modulo [`MAX_SPAN`], so that going from one to the other needs no variable.
     pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
     /// Most RAM span that the linear map takes: 256 GiB.
     pub const MAX_SPAN: u64 = 256 << 30;

@@ -120,8 +120,6 @@ impl TableMemory {
 
 /// The linear map that is being made.
 pub struct LinearMap {
-    /// The physical address that it begins with.
-    pub base: u64,
     /// The kernel's text and read-only data: read-only here too.
     pub text: Range,
     /// What its tables are made of.
@@ -142,7 +140,7 @@ impl LinearMap {
         while at < end {
             let next = ((at | (bytes - 1)) + 1).min(end);
             // SAFETY: the root, or a table of `below`'s: only the first core has them, while booting.
-            let entry = unsafe { &mut (*table)[((at - self.base) >> shift & (ENTRIES - 1)) as usize] };
+            let entry = unsafe { &mut (*table)[((at & (MAX_SPAN - 1)) >> shift & (ENTRIES - 1)) as usize] };
             let holds_text = at < self.text.end() && self.text.start < next;
             if bytes == PAGE {
                 *entry = at | if holds_text { PAGE_RODATA } else { PAGE_DATA };

@@ -1,6 +1,6 @@
 //! The machine as the decisions see it: kernel objects in frames, reached by the linear map.
 
-use super::layout::LINEAR;
+use super::layout::{LINEAR, MAX_SPAN};
 use super::registers::{self, Allow, execute, mrs};
 use super::{gic, power, uart};
 use core::arch::asm;
@@ -23,8 +23,6 @@ pub struct Globals {
     pub frames: Frames<'static>,
     /// The interrupt lines' words.
     pub lines: &'static [AtomicU64],
-    /// Kernel address of physical address 0, if it were RAM.
-    pub offset: u64,
     /// Timer ticks a second.
     pub hz: u64,
     /// The debug UART.
@@ -67,19 +65,24 @@ pub struct Arm;
 
 /// Kernel address of a frame of RAM.
 pub fn address(pfn: Pfn) -> u64 {
-    pfn.address().wrapping_add(globals().offset)
+    linear(pfn.address())
+}
+
+/// Kernel address of a byte of RAM.
+pub const fn linear(physical: u64) -> u64 {
+    LINEAR | physical & (MAX_SPAN - 1)
 }
 
 /// Zeroes pages of boot memory.
-pub fn zero(physical: u64, bytes: u64, base: u64) {
+pub fn zero(physical: u64, bytes: u64) {
     // SAFETY: boot memory: mapped by the linear map, used for nothing else, for ever.
-    unsafe { registers::zero(physical - base + LINEAR, bytes) };
+    unsafe { registers::zero(linear(physical), bytes) };
 }
 
 /// Words of boot memory at a physical address.
-pub fn boot_words(physical: u64, count: u64, base: u64) -> &'static [AtomicU64] {
+pub fn boot_words(physical: u64, count: u64) -> &'static [AtomicU64] {
     // SAFETY: as for `zero`, which came before.
-    unsafe { core::slice::from_raw_parts((physical - base + LINEAR) as *const AtomicU64, count as usize) }
+    unsafe { core::slice::from_raw_parts(linear(physical) as *const AtomicU64, count as usize) }
 }
 
 /// A control page's words; the page is pinned while its vcore lives.
@@ -117,7 +120,7 @@ impl Machine for Arm {
     #[inline(always)]
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
         // SAFETY: as for `environment`: the reference is the physical address / 64 of a vcore in one.
-        unsafe { &*((vcore.0 << 6).wrapping_add(globals().offset) as *const Vcore) }
+        unsafe { &*(linear(vcore.0 << 6) as *const Vcore) }
     }
     #[inline(always)]
     fn core(&self) -> &Core {

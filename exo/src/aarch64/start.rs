@@ -44,7 +44,6 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
     let globals = Globals {
         frames,
         lines: line_words,
-        offset: LINEAR.wrapping_sub(memory.base),
         hz: timer_hz,
         uart,
         devices: tree.controller_ranges,
@@ -177,8 +176,6 @@ const MAX_RUNS: usize = device_tree::MAX_BANKS + device_tree::MAX_RESERVED;
 struct Memory {
     /// Usable RAM, page by page, lowest first.
     runs: List<Range, MAX_RUNS>,
-    /// The physical address that the linear map begins with.
-    base: u64,
     /// From the first run's beginning to the last one's end.
     span: Range,
     /// Boot memory: the linear map's tables, then the words of frames and lines, the bitmap, the slice vector, the machine information.
@@ -221,7 +218,6 @@ impl Memory {
         };
         let slices = start + tables + words + bitmap;
         Memory {
-            base: first.start & !((1 << 30) - 1),
             span,
             boot: Range { start, bytes },
             words: start + tables,
@@ -239,7 +235,7 @@ impl Memory {
         let bytes = self.words - self.boot.start;
         let mapped = mmu::open(self.boot.start, bytes).and_then(|window| {
             let tables = mmu::TableMemory::new(&window, self.boot.start, bytes);
-            let mut map = mmu::LinearMap { base: self.base, text, tables };
+            let mut map = mmu::LinearMap { text, tables };
             self.runs.as_slice().iter().try_for_each(|run| map.add(*run))?;
             mmu::close(window);
             Some(())
@@ -252,10 +248,10 @@ impl Memory {
     /// The words of all frames, with the bitmap: what is free, what is the kernel's, what is no RAM. The words of the lines. How many frames are free.
     fn words(&self, image: Range, tree: Range, lines: u64) -> (Frames<'static>, &'static [AtomicU64], u64) {
         let (first, count) = (self.span.start / PAGE_BYTES, self.span.bytes / PAGE_BYTES);
-        objects::zero(self.words, self.boot.end() - self.words, self.base);
-        let words = objects::boot_words(self.words, count, self.base);
-        let line_words = objects::boot_words(self.words + count * 8, lines * WORDS_PER_LINE, self.base);
-        let bitmap = objects::boot_words(self.bitmap, count.div_ceil(64), self.base);
+        objects::zero(self.words, self.boot.end() - self.words);
+        let words = objects::boot_words(self.words, count);
+        let line_words = objects::boot_words(self.words + count * 8, lines * WORDS_PER_LINE);
+        let bitmap = objects::boot_words(self.bitmap, count.div_ceil(64));
         let frames = Frames { first, words, bitmap };
         let mut next = first;
         for run in self.runs.as_slice() {
