@@ -4,7 +4,7 @@
 //! mapping the binding made. An unmap clears bit 0 of the descriptor, and only after the invalidation at the end of the batch has completed on every core
 //! is the slot emptied and the frame's count lowered: until then nobody can reuse either.
 
-use crate::binding::{self, Found};
+use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
@@ -35,7 +35,7 @@ struct Batch<'m, M: Machine> {
     caller: &'m Environment,
     target: &'m Environment,
     /// The binding used last, by its handle.
-    binding: Option<(u64, Found)>,
+    binding: Option<(u64, Binding)>,
     /// The level-3 table used last, by `va >> 21`.
     table: Option<(u64, Pfn)>,
     /// Pages whose descriptor was made invalid but not emptied yet, and (bit 0 of the address) pages that only changed.
@@ -138,11 +138,12 @@ impl<M: Machine> Batch<'_, M> {
 
     /// The caller's binding of a handle, looked up once for a run of entries.
     #[inline(always)]
-    fn binding(&mut self, handle: u64) -> Result<Found, Refusal> {
+    fn binding(&mut self, handle: u64) -> Result<Binding, Refusal> {
         match self.binding {
             Some((known, binding)) if known == handle => Ok(binding),
             _ => {
-                let binding = binding::find_any(self.m, self.caller, handle)?;
+                let binding = binding::read(self.m, self.caller, handle)?;
+                binding.check(self.m, Rights::empty())?;
                 if !binding.is(BindingKind::Pool) && !binding.is(BindingKind::Device) {
                     return Err(Refusal::WrongKind);
                 }
@@ -211,7 +212,7 @@ impl<M: Machine> Batch<'_, M> {
     }
 
     /// A device page lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-    fn check_device(&self, binding: &Found, pfn: Pfn, prot: Prot, word: Option<Word>) -> Result<(), Refusal> {
+    fn check_device(&self, binding: &Binding, pfn: Pfn, prot: Prot, word: Option<Word>) -> Result<(), Refusal> {
         if !binding.covers(pfn.0, 1) || self.m.kernel_device(pfn) {
             return Err(Refusal::NotYours);
         }

@@ -19,23 +19,19 @@ use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::{BINDINGS_PER_FRAME, MAX_CELLS, Pfn, Refusal};
 
 const FLAG_ROOT: u64 = 1 << 4;
+const KIND: u64 = 0xf;
 const KIND_BUSY: u64 = 0xf;
+const RIGHTS: u64 = 0xff00;
+const GENERATION: u64 = 0xffff_0000;
 
-/// What a table entry holds.
+/// What a table entry holds: its four words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Binding {
-    /// What it refers to.
-    pub kind: BindingKind,
-    /// What it permits.
-    pub rights: Rights,
-    /// It came with the object.
-    pub root: bool,
-    /// The cell that revokes it.
-    pub cell: u64,
+    /// Kind, rights, cells.
+    pub head: u64,
     /// The value its cell must have.
     pub expected: u64,
-    /// The cell that ends with the object; the same as `cell` for Gate and Event.
-    pub root_cell: u64,
     /// The object: a pool number, a frame of an environment, a vcore (and an event), or a range.
     pub object: u64,
     /// The badge, or the value that the root cell must have.
@@ -46,24 +42,46 @@ impl Binding {
     /// The first binding to an object, or one to a gate or an event.
     pub fn new(m: &impl Machine, kind: BindingKind, rights: Rights, cell: u64, object: u64) -> Binding {
         let expected = value(m, cell);
-        Binding { kind, rights, root: true, cell, expected, root_cell: cell, object, badge: expected }
+        let head = kind as u64 | FLAG_ROOT | (rights.bits() as u64) << 8 | cell << 32 | cell << 48;
+        Binding { head, expected, object, badge: expected }
     }
-
-    /// Neither taken back, nor its object gone.
-    fn live(&self, m: &impl Machine) -> bool {
-        let own = same(value(m, self.cell), self.expected);
-        own && (matches!(self.kind, BindingKind::Gate | BindingKind::Event)
-            || same(value(m, self.root_cell), self.badge))
+    /// The same with other rights.
+    pub const fn with(self, rights: Rights) -> Binding {
+        Binding { head: self.head & !RIGHTS | (rights.bits() as u64) << 8, ..self }
     }
-
-    /// The range of a Core, Irq or Device binding.
-    pub const fn range(&self) -> (u64, u64) {
-        (self.object & 0xffff_ffff, self.object >> 32)
+    /// It refers to such a thing.
+    pub const fn is(&self, kind: BindingKind) -> bool {
+        self.head & KIND == kind as u64
     }
-
-    /// `first..first+count` lies in its range.
-    pub fn covers(&self, first: u64, count: u64) -> bool {
-        let (start, length) = self.range();
+    /// It permits this.
+    pub const fn permits(&self, rights: Rights) -> bool {
+        !(self.head >> 8) as u8 & rights.bits() == 0
+    }
+    /// It came with the object.
+    pub const fn root(&self) -> bool {
+        self.head & FLAG_ROOT != 0
+    }
+    /// The cell that revokes it.
+    pub const fn cell(&self) -> u64 {
+        self.head >> 32 & 0xffff
+    }
+    /// It is live and has these rights.
+    #[inline(always)]
+    pub fn check(&self, m: &impl Machine, rights: Rights) -> Result<(), Refusal> {
+        let own = same(value(m, self.cell()), self.expected);
+        // The badge of a Gate stands where others have what their object's cell must hold; theirs is one with their own.
+        let ends_with_cell = self.is(BindingKind::Gate) || self.is(BindingKind::Event);
+        if !own || !(ends_with_cell || same(value(m, self.head >> 48), self.badge)) {
+            Err(Refusal::Stale)
+        } else if !self.permits(rights) {
+            Err(Refusal::NoRight)
+        } else {
+            Ok(())
+        }
+    }
+    /// `first..first+count` lies in the range of a Core, Irq or Device binding.
+    pub const fn covers(&self, first: u64, count: u64) -> bool {
+        let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
         first >= start && count <= length && first - start <= length - count
     }
 }
@@ -73,9 +91,13 @@ pub const fn range(first: u64, count: u64) -> u64 {
     first | count << 32
 }
 
+fn cell_word<M: Machine>(m: &M, cell: u64) -> &AtomicU64 {
+    &m.tables().cells[cell as usize % MAX_CELLS as usize]
+}
+
 /// What a cell holds now.
 pub fn value(m: &impl Machine, cell: u64) -> u64 {
-    m.tables().cells[cell as usize % MAX_CELLS as usize].load(Acquire)
+    cell_word(m, cell).load(Acquire)
 }
 
 /// Two values of a cell agree: its owner, in the low bits, may have changed.
@@ -83,44 +105,47 @@ pub const fn same(now: u64, carried: u64) -> bool {
     (now ^ carried) >> 16 == 0
 }
 
-/// Gives a cell to another owner; what carries it stays live.
+/// What is kept of a binding beside what it gave: the value that its cell must hold, and the cell in bits 15:0.
+pub fn stamp(binding: &Binding) -> u64 {
+    binding.expected & !0xffff | binding.cell()
+}
+
+/// The binding whose stamp this is has not been taken back.
+pub fn stamped(m: &impl Machine, stamp: u64) -> bool {
+    same(value(m, stamp & 0xffff), stamp)
+}
+
+/// Who may use a cell.
+pub fn owner(m: &impl Machine, cell: u64) -> u64 {
+    value(m, cell) & 0x7fff
+}
+
+/// Gives a cell to another owner; what carries it stays live. Only its owner bumps a cell, and that is who passes it on, or is dead.
 pub fn pass_cell_on(m: &impl Machine, cell: u64, owner: u64) {
-    let word = &m.tables().cells[cell as usize % MAX_CELLS as usize];
-    let old = word.load(Relaxed);
-    // Only its owner bumps a cell, and that is who passes it on, or is dead.
-    word.store(old & !0x7fff | owner, Release);
+    cell_word(m, cell).store(value(m, cell) & !0x7fff | owner, Release);
 }
 
 /// Makes stale what carries the cell, and gives the cell to `owner`.
 pub fn bump(m: &impl Machine, cell: u64, owner: u64) {
     let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
-    m.tables().cells[cell as usize % MAX_CELLS as usize].store(next << 16 | owner, SeqCst);
-}
-
-/// Who may use a cell, and whether an object ends with it.
-pub fn cell_owner(m: &impl Machine, cell: u64) -> Result<u64, Refusal> {
-    if cell >= MAX_CELLS { Err(Refusal::BadArgument) } else { Ok(value(m, cell) & 0x7fff) }
+    cell_word(m, cell).store(next << 16 | owner, SeqCst);
 }
 
 /// Bit of a cell's owner field: an object ends with it, so `take_back` must not.
 pub const OBJECT: u64 = 1 << 15;
 
-/// A cell for a new object of `caller`: owned, and not another object's. It is bumped and marked.
-pub fn claim_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusal> {
-    check_cell(m, cell, caller)?;
-    bump(m, cell, caller | OBJECT);
-    Ok(())
-}
-
 /// The cell belongs to `caller` and to no object.
 pub fn check_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusal> {
-    if cell_owner(m, cell)? != caller {
-        return Err(Refusal::NotYours);
+    match cell {
+        MAX_CELLS.. => Err(Refusal::BadArgument),
+        _ if owner(m, cell) != caller => Err(Refusal::NotYours),
+        _ if value(m, cell) & OBJECT != 0 => Err(Refusal::InUse),
+        _ => Ok(()),
     }
-    if value(m, cell) & OBJECT != 0 { Err(Refusal::InUse) } else { Ok(()) }
 }
 
 /// The four words of a table entry.
+#[inline(always)]
 fn entry<'m>(m: &'m impl Machine, environment: &Environment, handle: u64) -> Result<&'m [AtomicU64; 4], Refusal> {
     let frame = environment.binding_frames.get((handle / BINDINGS_PER_FRAME) as usize).ok_or(Refusal::BadHandle)?;
     let pfn = frame.load(Acquire);
@@ -133,92 +158,22 @@ fn entry<'m>(m: &'m impl Machine, environment: &Environment, handle: u64) -> Res
 }
 
 /// Reads a binding, whatever it is, stale or not.
-#[inline(never)]
+#[inline(always)]
 pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<Binding, Refusal> {
     let words = entry(m, environment, handle)?;
     let head = words[0].load(Acquire);
     let (expected, object, badge) = (words[1].load(Relaxed), words[2].load(Relaxed), words[3].load(Relaxed));
     fence(Acquire);
-    if words[0].load(Relaxed) != head {
+    let moved = words[0].load(Relaxed) != head;
+    if moved || matches!(head & KIND, 0 | KIND_BUSY) {
         return Err(Refusal::BadHandle);
     }
-    Ok(Binding {
-        kind: BindingKind::from_number(head & 0xf).ok_or(Refusal::BadHandle)?,
-        rights: Rights::from_bits_retain((head >> 8) as u8),
-        root: head & FLAG_ROOT != 0,
-        cell: head >> 32 & 0xffff,
-        expected,
-        root_cell: head >> 48,
-        object,
-        badge,
-    })
-}
-
-/// What the fast paths need of a live binding.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Found {
-    /// Word 0.
-    head: u64,
-    /// The object.
-    pub object: u64,
-    /// The badge of a Gate.
-    pub badge: u64,
-}
-
-impl Found {
-    /// It refers to such a thing.
-    pub const fn is(&self, kind: BindingKind) -> bool {
-        self.head & 0xf == kind as u64
-    }
-    /// It permits this.
-    pub const fn permits(&self, rights: Rights) -> bool {
-        !(self.head >> 8) as u8 & rights.bits() == 0
-    }
-    /// `first..first+count` lies in the range it refers to.
-    pub const fn covers(&self, first: u64, count: u64) -> bool {
-        let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
-        first >= start && count <= length && first - start <= length - count
-    }
-}
-
-/// The live binding `handle`, of whatever kind. It stays in registers: a whole [`Binding`] would be copied about.
-#[inline(always)]
-pub fn find_any(m: &impl Machine, environment: &Environment, handle: u64) -> Result<Found, Refusal> {
-    let words = entry(m, environment, handle)?;
-    let head = words[0].load(Acquire);
-    let (expected, object, badge) = (words[1].load(Relaxed), words[2].load(Relaxed), words[3].load(Relaxed));
-    fence(Acquire);
-    if words[0].load(Relaxed) != head || head & 0xf == 0 || head & 0xf == KIND_BUSY {
-        return Err(Refusal::BadHandle);
-    }
-    let found = Found { head, object, badge };
-    let own = same(value(m, head >> 32 & 0xffff), expected);
-    let root = || found.is(BindingKind::Gate) || found.is(BindingKind::Event) || same(value(m, head >> 48), badge);
-    if own && root() { Ok(found) } else { Err(Refusal::Stale) }
+    Ok(Binding { head, expected, object, badge })
 }
 
 /// The live binding `handle`, if it is of this kind and has these rights.
 #[inline(always)]
 pub fn find(
-    m: &impl Machine,
-    of: &Environment,
-    handle: u64,
-    kind: BindingKind,
-    rights: Rights,
-) -> Result<Found, Refusal> {
-    let found = find_any(m, of, handle);
-    // A stale binding of another kind is of another kind first: the order in which things are refused is the same everywhere.
-    match found {
-        Ok(found) if !found.is(kind) => Err(Refusal::WrongKind),
-        Ok(found) if !found.permits(rights) => Err(Refusal::NoRight),
-        Err(Refusal::Stale) if read(m, of, handle)?.kind != kind => Err(Refusal::WrongKind),
-        _ => found,
-    }
-}
-
-/// The live binding `handle`, if it is of this kind and has these rights.
-#[inline(never)]
-pub fn look_up(
     m: &impl Machine,
     environment: &Environment,
     handle: u64,
@@ -226,84 +181,51 @@ pub fn look_up(
     rights: Rights,
 ) -> Result<Binding, Refusal> {
     let binding = read(m, environment, handle)?;
-    if binding.kind != kind {
+    if !binding.is(kind) {
         return Err(Refusal::WrongKind);
     }
-    check(m, &binding, rights)?;
-    Ok(binding)
+    binding.check(m, rights).map(|()| binding)
 }
 
-/// The binding is live and has these rights.
-pub fn check(m: &impl Machine, binding: &Binding, rights: Rights) -> Result<(), Refusal> {
-    if !binding.live(m) {
-        Err(Refusal::Stale)
-    } else if !binding.rights.contains(rights) {
-        Err(Refusal::NoRight)
-    } else {
-        Ok(())
-    }
-}
-
-/// The slot exists and is empty.
-pub fn check_empty(m: &impl Machine, environment: &Environment, slot: u64) -> Result<(), Refusal> {
-    let words = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?;
-    if words[0].load(Relaxed) & 0xf == 0 { Ok(()) } else { Err(Refusal::SlotTaken) }
+/// The slot exists and is empty: its head.
+pub fn check_empty(m: &impl Machine, environment: &Environment, slot: u64) -> Result<u64, Refusal> {
+    let head = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?[0].load(Relaxed);
+    if head & KIND == 0 { Ok(head) } else { Err(Refusal::SlotTaken) }
 }
 
 /// Writes a binding into an empty slot.
 pub fn write(m: &impl Machine, environment: &Environment, slot: u64, binding: &Binding) -> Result<(), Refusal> {
-    let words = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?;
-    let old = words[0].load(Relaxed);
-    if old & 0xf != 0 {
-        return Err(Refusal::SlotTaken);
-    }
-    put(words, old, binding)
+    let old = check_empty(m, environment, slot)?;
+    put(m, environment, slot, old, binding)
 }
 
-/// Puts another binding in the place of `handle`.
-pub fn replace(m: &impl Machine, environment: &Environment, handle: u64, binding: &Binding) -> Result<(), Refusal> {
-    let words = entry(m, environment, handle)?;
-    put(words, words[0].load(Relaxed), binding)
-}
-
-fn put(words: &[AtomicU64; 4], old: u64, binding: &Binding) -> Result<(), Refusal> {
-    let generation = (old & 0xffff_0000).wrapping_add(1 << 16) & 0xffff_0000;
+/// Puts a binding, or (kind 0) nothing, in the place of what a slot held when its head was `old`.
+pub fn put(m: &impl Machine, to: &Environment, slot: u64, old: u64, new: &Binding) -> Result<(), Refusal> {
+    let words = entry(m, to, slot)?;
+    let generation = old.wrapping_add(1 << 16) & GENERATION;
     words[0].compare_exchange(old, generation | KIND_BUSY, AcqRel, Relaxed).map_err(|_| Refusal::SlotTaken)?;
     // The words below must not be seen with the old head: the reader's second look finds the head changed.
     fence(Release);
-    words[1].store(binding.expected, Relaxed);
-    words[2].store(binding.object, Relaxed);
-    words[3].store(binding.badge, Relaxed);
-    let root = if binding.root { FLAG_ROOT } else { 0 };
-    let head = binding.kind as u64
-        | root
-        | (binding.rights.bits() as u64) << 8
-        | generation
-        | binding.cell << 32
-        | binding.root_cell << 48;
-    words[0].store(head, Release);
+    words[1].store(new.expected, Relaxed);
+    words[2].store(new.object, Relaxed);
+    words[3].store(new.badge, Relaxed);
+    words[0].store(new.head & !GENERATION | generation, Release);
     Ok(())
 }
 
 /// Reduces a binding's rights; none left empties the slot.
 pub fn restrict(m: &impl Machine, environment: &Environment, handle: u64, rights: u64) -> Result<(), Refusal> {
-    let words = entry(m, environment, handle)?;
-    let old = words[0].load(Relaxed);
-    let kind = old & 0xf;
-    if kind == 0 || kind == KIND_BUSY {
-        return Err(Refusal::BadHandle);
-    }
+    let old = read(m, environment, handle)?;
     if rights > 0xff {
         return Err(Refusal::BadArgument);
     }
-    let generation = (old & 0xffff_0000).wrapping_add(1 << 16) & 0xffff_0000;
-    let kept = old & 0xff00 & (rights << 8);
-    let new = if kept == 0 { generation } else { (old & !0xffff_ff00) | kept | generation };
-    words[0].compare_exchange(old, new, AcqRel, Relaxed).map_err(|_| Refusal::BadHandle)?;
-    Ok(())
+    let kept = old.head & rights << 8;
+    let head = if kept == 0 { 0 } else { old.head & !RIGHTS | kept };
+    put(m, environment, handle, old.head, &Binding { head, ..old }).map_err(|_| Refusal::BadHandle)
 }
 
 /// What becomes of a copied binding.
+#[derive(Default)]
 pub struct Copy {
     /// The rights it keeps.
     pub rights: u64,
@@ -317,29 +239,29 @@ pub struct Copy {
 
 /// The copy of live binding `source` that its holder may pass on: never more than the source.
 pub fn derive(m: &impl Machine, caller: u64, source: &Binding, copy: &Copy) -> Result<Binding, Refusal> {
-    check(m, source, Rights::GRANT)?;
+    source.check(m, Rights::GRANT)?;
     if copy.rights == 0 || copy.rights > 0xff {
         return Err(Refusal::BadArgument);
     }
-    if copy.rights & !(source.rights.bits() as u64) != 0 {
+    let rights = Rights::from_bits_retain(copy.rights as u8);
+    if !source.permits(rights) {
         return Err(Refusal::NoRight);
     }
-    let mut derived = *source;
-    derived.rights = Rights::from_bits_retain(copy.rights as u8);
-    derived.root = false;
+    let mut derived = source.with(rights);
+    derived.head &= !FLAG_ROOT;
     if copy.count != 0 || copy.first != 0 {
-        let ranged = matches!(source.kind, BindingKind::Core | BindingKind::Irq | BindingKind::Device);
+        let ranged = [BindingKind::Core, BindingKind::Irq, BindingKind::Device].iter().any(|kind| source.is(*kind));
         if !ranged || copy.count == 0 || !source.covers(copy.first, copy.count) {
             return Err(Refusal::BadArgument);
         }
         derived.object = range(copy.first, copy.count);
     }
     if copy.cell != 0 {
-        if !source.root || matches!(source.kind, BindingKind::Gate | BindingKind::Event) {
+        if !source.root() || source.is(BindingKind::Gate) || source.is(BindingKind::Event) {
             return Err(Refusal::NotRoot);
         }
         check_cell(m, copy.cell, caller)?;
-        derived.cell = copy.cell;
+        derived.head = derived.head & !(0xffff << 32) | copy.cell << 32;
         derived.expected = value(m, copy.cell);
     }
     Ok(derived)

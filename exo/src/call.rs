@@ -4,12 +4,14 @@ use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Allocated, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, Resume, Start, State, Vcore, VcoreRef};
+use crate::vcore::{self, Control, FRAME_WORDS, Resume, Start, State, Vcore, VcoreRef};
+use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
+use exo_abi::exposed::SLICE_EXACT;
 use exo_abi::page::MAPPABLE_END;
 use exo_abi::{
     BATCH_ENTRIES, Call, DEFAULT_SLICE_US, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US,
@@ -36,67 +38,79 @@ pub enum Outcome {
 
 /// Runs call `number` of the running vcore with x0 to x10 in `x`, where the results are left.
 pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
-    let me = m.core().running();
-    let environment = m.environment(me.environment());
-    let result = match Call::from_number(number) {
+    let environment = m.environment(m.core().running().environment());
+    let done = match Call::from_number(number) {
         None => Err(Refusal::NoSuchCall),
-        Some(Call::Call) => gate::call(m, environment, x),
-        Some(Call::ReplyWait) => gate::reply_wait(m, environment, x).or_else(|refusal| {
-            // x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
-            x.fill(0);
-            x[2] = refusal as u64;
-            Ok(Outcome::Return)
-        }),
-        Some(Call::Notify) => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
-            .map(|target| event::notify(m, target.object, x)),
-        Some(Call::Wait) => event::wait(m, x[0], x[1], x),
-        Some(Call::YieldTo) => yield_to(m, environment, x),
-        Some(Call::Halt) => Ok(halt(m, me, stop_reason::HALTED, x[0])),
+        Some(Call::Call | Call::ReplyWait | Call::Wait | Call::Notify | Call::YieldTo) => {
+            return switching(m, number, x);
+        }
+        Some(Call::Halt) => return halt(m, m.core().running(), stop_reason::HALTED, x[0]),
         Some(call) => {
             let mut request = Request { m, environment, x, results: [0; 2] };
             let done = request.run(call);
-            let results = request.results;
-            (x[0], x[1], x[2]) = (0, results[0], results[1]);
-            x[3..9].iter_mut().for_each(|x| *x = 0);
-            done.map(|()| Outcome::Return)
+            (x[1], x[2]) = (request.results[0], request.results[1]);
+            done
         }
     };
+    x[0] = done.err().map_or(0, |refusal| refusal as u64);
+    Outcome::Return
+}
+
+/// The calls that give the core to somebody else, as often as not.
+#[inline(always)]
+pub fn switching<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
+    const CALL: u64 = Call::Call as u64;
+    const REPLY_WAIT: u64 = Call::ReplyWait as u64;
+    const WAIT: u64 = Call::Wait as u64;
+    const NOTIFY: u64 = Call::Notify as u64;
+    let environment = m.environment(m.core().running().environment());
+    let result = match number {
+        NOTIFY => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
+            .map(|target| event::notify(m, target.object, x)),
+        WAIT => event::wait(m, x[0], x[1], x),
+        CALL => gate::call(m, environment, x),
+        REPLY_WAIT => gate::reply_wait(m, environment, x),
+        _ => yield_to(m, environment, x),
+    };
     result.unwrap_or_else(|refusal| {
-        x[0] = refusal as u64;
+        // Of `reply_wait` x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
+        (x[0], x[1], x[2]) = if number == REPLY_WAIT { (0, 0, refusal as u64) } else { (refusal as u64, 0, 0) };
         Outcome::Return
     })
 }
 
 fn yield_to(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<Outcome, Refusal> {
     let binding = binding::read(m, environment, x[0])?;
-    let target = match binding.kind {
-        BindingKind::Env => {
-            let target = environment::look_up(m, environment, x[0], Rights::ENV_RUN)?;
-            vcore::of(target, x[1])?.0
-        }
-        BindingKind::Gate => {
-            binding::check(m, &binding, Rights::GATE_CALL)?;
-            below(x[1], 1)?;
-            VcoreRef::from_word(binding.object)
-        }
-        _ => return Err(Refusal::WrongKind),
+    let target = if binding.is(BindingKind::Env) {
+        binding.check(m, Rights::ENV_RUN)?;
+        vcore::of(environment::living(m, binding.object)?, x[1])?.0
+    } else if binding.is(BindingKind::Gate) {
+        binding.check(m, Rights::GATE_CALL)?;
+        below(x[1], 1)?;
+        VcoreRef::from_word(binding.object)
+    } else {
+        return Err(Refusal::WrongKind);
     };
     slice::yield_to(m, target)
 }
 
 /// Stops the running vcore and tells the supervisor.
+#[inline(never)]
 pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
-    let vcore = m.vcore(me);
-    let control = vcore::control(m, vcore);
     if reason == stop_reason::HALTED {
-        gate::suspend(m, control, 0);
+        gate::suspend(m, me);
     }
-    let _ = vcore::stop(m, me, vcore, reason, code);
-    let supervisor = VcoreRef(m.environment(me.environment()).supervisor.load(Relaxed));
-    if supervisor.exists() {
-        let _ = event::raise(m, supervisor, 1 << exo_abi::event::CHILD);
-    }
+    let _ = vcore::stop(m, me, m.vcore(me), reason, code);
+    tell_supervisor(m, m.environment(me.environment()));
     slice::schedule(m)
+}
+
+/// A vcore of the environment stopped.
+fn tell_supervisor(m: &impl Machine, environment: &Environment) {
+    let supervisor = VcoreRef(environment.supervisor.load(Relaxed));
+    if supervisor.exists() {
+        event::raise(m, supervisor, 1 << exo_abi::event::CHILD);
+    }
 }
 
 /// A fault that cannot be an upcall; the registers are in the control page's `preempted`.
@@ -106,46 +120,45 @@ pub fn fault(m: &impl Machine) -> Outcome {
 
 /// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
 pub fn use_fp(m: &impl Machine) {
-    let core = m.core();
-    let root = gate::root(m, core.running());
+    let root = gate::root(m, m.core().running());
     m.load_fp(m.vcore(root).control_frame());
-    core.fp.store(root.0, Relaxed);
+    m.core().fp.store(root.0, Relaxed);
 }
 
 /// Before `next` runs: another chain's FP/SIMD registers leave the core.
+#[inline(always)]
 pub fn leave_fp(m: &impl Machine, next: VcoreRef) {
-    let core = m.core();
-    let owner = VcoreRef(core.fp.load(Relaxed));
-    if owner.exists() && (!next.exists() || gate::root(m, next) != owner) {
-        core.fp.store(0, Relaxed);
+    let owner = VcoreRef(m.core().fp.load(Relaxed));
+    if owner.exists() {
+        save_fp(m, owner, next);
+    }
+}
+
+#[inline(never)]
+fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
+    if !next.exists() || gate::root(m, next) != owner {
+        m.core().fp.store(0, Relaxed);
         m.save_fp(m.vcore(owner).control_frame());
     }
 }
 
-/// How a won vcore goes on; x0 to x8 are left in `x` unless it is [`Resume::Full`]. Events that it wants as an upcall are put in its way.
-pub fn prepare(m: &impl Machine, reference: VcoreRef, x: &mut [u64; 11]) -> Resume {
-    let vcore = m.vcore(reference);
-    let control = vcore::control(m, vcore);
+/// How a won vcore goes on; x0 to x8 are left in `x` unless it is [`Resume::Full`].
+#[inline(always)]
+pub fn prepare(vcore: &Vcore, control: Control<'_>, x: &mut [u64; 11]) -> Resume {
     let word = vcore.word();
-    x.fill(0);
     match word.resume() {
         Resume::Full => {}
-        Resume::Result => (0..9).for_each(|index| x[index] = control.result(index).load(Relaxed)),
-        Resume::Events => x[1] = vcore.take(word.pending() & vcore.mask.load(Relaxed)),
+        Resume::Result => (0..9).for_each(|index| x[index] = control.get(word!(result) + index)),
+        Resume::Events => *x = [0, vcore.take(word.pending() & vcore.mask.load(Relaxed)), 0, 0, 0, 0, 0, 0, 0, 0, 0],
     }
     word.resume()
 }
 
 /// Events that a vcore wants as an upcall now; they are taken.
-pub fn upcall_events(m: &impl Machine, reference: VcoreRef) -> u64 {
-    let vcore = m.vcore(reference);
-    let pending = vcore.word().pending();
-    if pending == 0 {
-        return 0;
-    }
-    let control = vcore::control(m, vcore);
-    let wanted = pending & control.upcall_events().load(Relaxed);
-    if wanted == 0 || control.masked().load(Relaxed) != 0 || control.upcall_entry().load(Relaxed) == 0 {
+#[inline(always)]
+pub fn upcall_events(vcore: &Vcore, control: Control<'_>) -> u64 {
+    let wanted = vcore.word().pending() & control.get(word!(upcall_events));
+    if wanted == 0 || control.get(word!(masked)) != 0 || control.get(word!(upcall_entry)) == 0 {
         return 0;
     }
     vcore.take(wanted)
@@ -155,11 +168,9 @@ pub fn upcall_events(m: &impl Machine, reference: VcoreRef) -> u64 {
 pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     let environment = m.environment(m.core().running().environment());
     // Whoever may fill the slot may have put another environment's binding there: that permits nothing here.
-    let allowed = binding::look_up(m, environment, Handle::SELF.0 as u64, BindingKind::Env, Rights::ENV_MAP)
-        .and_then(|own| if own.object == environment.frame().0 { Ok(()) } else { Err(Refusal::WrongKind) });
-    if count > BATCH_ENTRIES {
-        return (Refusal::BadArgument as u64, 0);
-    }
+    let allowed = binding::find(m, environment, Handle::SELF.0 as u64, BindingKind::Env, Rights::ENV_MAP)
+        .and_then(|own| if own.object == environment.frame().0 { Ok(()) } else { Err(Refusal::WrongKind) })
+        .and_then(|()| below(count, BATCH_ENTRIES + 1));
     if let Err(refusal) = allowed {
         return (refusal as u64, 0);
     }
@@ -228,7 +239,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     /// The live binding that argument `index` names.
     #[inline(never)]
     fn binding(&self, index: usize, kind: BindingKind, rights: Rights) -> Result<Binding, Refusal> {
-        binding::look_up(self.m, self.environment, self.x[index], kind, rights)
+        binding::find(self.m, self.environment, self.x[index], kind, rights)
     }
 
     /// The object of the live binding that argument 0 names.
@@ -240,7 +251,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     /// The living environment that argument `index` names.
     #[inline(never)]
     fn env(&self, index: usize, rights: Rights) -> Result<&'m Environment, Refusal> {
-        environment::look_up(self.m, self.environment, self.x[index], rights)
+        let binding = binding::find(self.m, self.environment, self.x[index], BindingKind::Env, rights)?;
+        environment::living(self.m, binding.object)
     }
 
     /// Vcore x1 of Env x0.
@@ -338,14 +350,14 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         binding::check_cell(self.m, cell, me)?;
         binding::check_empty(self.m, self.environment, self.x[5])?;
         pool::create(self.m, me, parent, number, cell, quota, minimum)?;
-        binding::claim_cell(self.m, cell, me)?;
+        binding::bump(self.m, cell, me | binding::OBJECT);
         let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
         binding::write(self.m, self.environment, self.x[5], &root)
     }
 
     fn pool_destroy(&self) -> Result<(), Refusal> {
         let root = self.binding(0, BindingKind::Pool, Rights::POOL_REVOKE)?;
-        if !root.root {
+        if !root.root() {
             return Err(Refusal::NotRoot);
         }
         match pool::pool(self.m, root.object).identity().state() {
@@ -354,9 +366,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
                 self.below(1, 1)?;
                 destroy::begin_pool(self.m, root.object);
                 // All its bindings are dead, this one lives on with nothing but the right to finish.
-                let mut last = Binding::new(self.m, BindingKind::Pool, Rights::empty(), root.cell, root.object);
-                last.rights = Rights::POOL_REVOKE;
-                binding::replace(self.m, self.environment, self.x[0], &last)?;
+                let last = Binding::new(self.m, BindingKind::Pool, Rights::POOL_REVOKE, root.cell(), root.object);
+                binding::put(self.m, self.environment, self.x[0], root.head, &last)?;
                 Err(Refusal::Again)
             }
             pool::State::Dying => {
@@ -369,7 +380,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn env_create(&self) -> Result<(), Refusal> {
         let pool = self.binding(0, BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE)?;
-        if !pool.root {
+        if !pool.root() {
             return Err(Refusal::NotRoot);
         }
         let parts = Parts {
@@ -427,7 +438,9 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         if reference == self.m.core().running() {
             return Err(Refusal::WrongState);
         }
-        vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)
+        vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)?;
+        tell_supervisor(self.m, self.m.environment(reference.environment()));
+        Ok(())
     }
 
     fn vcore_report(&mut self) -> Result<(), Refusal> {
@@ -439,11 +452,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let control = vcore::control(self.m, vcore);
         // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
         let halted = reason == stop_reason::HALTED;
-        let from = if halted { control.upcall() } else { control.preempted() };
-        let to = own_control(self.m);
-        for (index, word) in from.iter().enumerate() {
-            to.batch(index as u64 / 2)[index % 2].store(word.load(Relaxed), Relaxed);
-        }
+        let (from, to) = (if halted { word!(upcall) } else { word!(preempted) }, own_control(self.m));
+        (0..FRAME_WORDS).for_each(|word| to.set(word!(batch) + word, control.get(from + word)));
         self.results = [reason, if halted { vcore.alarm.load(Relaxed) } else { 0 }];
         Ok(())
     }
@@ -491,16 +501,15 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let target = self.env(3, Rights::ENV_RUN)?;
         let (owner, vcore) = vcore::of(target, self.x[4])?;
         let microseconds = if self.x[5] == 0 { DEFAULT_SLICE_US } else { self.x[5] };
-        let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { slice::Exact::No } else { slice::Exact::Yes };
+        let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
         if !(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds) {
             return Err(Refusal::BadArgument);
         }
         if vcore.home() != core.id() {
             return Err(Refusal::WrongState);
         }
-        let cell = (binding.cell, binding.expected);
         let length = self.m.ticks(microseconds);
-        let claim = slice::Claim { owner, environment: target.number(), cell, length, exact };
+        let claim = slice::Claim { owner, environment: target.number(), by: &binding, length, exact };
         slice::claim(self.m, core, self.x[2], &claim)
     }
 

@@ -20,8 +20,8 @@ pub struct Environment {
     pub number: AtomicU64,
     /// Guards its page tables, and its destruction. Held for one batch.
     pub lock: SpinMutex<()>,
-    /// Frame of the root table.
-    pub root: AtomicU64,
+    /// What TTBR0 holds while it runs: its number in 63:48, the address of its root table in 47:0.
+    pub space: AtomicU64,
     /// Frames of the binding table; 0: none there.
     pub binding_frames: [AtomicU64; MAX_BINDING_FRAMES as usize],
     /// Number of its own pool.
@@ -56,7 +56,7 @@ impl Environment {
     }
     /// Its root table.
     pub fn root(&self) -> Pfn {
-        Pfn(self.root.load(Relaxed))
+        Pfn(self.space.load(Relaxed) << 16 >> 28)
     }
     /// The number of its own pool.
     pub fn pool(&self) -> u64 {
@@ -90,7 +90,7 @@ pub struct Parts {
 pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     let environment = m.environment(parts.frame);
     environment.number.store(parts.number, Relaxed);
-    environment.root.store(parts.root.0, Relaxed);
+    environment.space.store(parts.number << 48 | parts.root.address(), Relaxed);
     environment.binding_frames[0].store(parts.bindings.0, Relaxed);
     environment.own_pool.store(parts.pool, Relaxed);
     environment.cell.store(parts.cell, Relaxed);
@@ -168,7 +168,7 @@ pub fn create(
     }
     binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
     let child = establish(m, &Parts { supervisor, ..*parts });
-    let mut own = Binding::new(
+    let own = Binding::new(
         m,
         BindingKind::Env,
         Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT,
@@ -178,19 +178,12 @@ pub fn create(
     binding::write(m, child, Handle::SELF.0 as u64, &own)?;
     let pool_binding = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
     binding::write(m, child, Handle::POOL.0 as u64, &pool_binding)?;
-    own.rights = Rights::EVERYTHING;
-    binding::write(m, caller, slot, &own)
+    binding::write(m, caller, slot, &own.with(Rights::EVERYTHING))
 }
 
-/// The live environment behind a handle.
-pub fn look_up<'m>(
-    m: &'m impl Machine,
-    caller: &Environment,
-    handle: u64,
-    rights: Rights,
-) -> Result<&'m Environment, Refusal> {
-    let binding = binding::find(m, caller, handle, BindingKind::Env, rights)?;
-    let environment = m.environment(Pfn(binding.object));
+/// The environment in a frame, unless it is being destroyed.
+pub fn living<M: Machine>(m: &M, frame: u64) -> Result<&Environment, Refusal> {
+    let environment = m.environment(Pfn(frame));
     if environment.is_dying() { Err(Refusal::Stale) } else { Ok(environment) }
 }
 

@@ -198,10 +198,8 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
         (first::POWER, whole(BindingKind::Power, cell::MACHINE, 0)),
         (
             first::ARCHIVE,
-            Binding {
-                rights: Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT,
-                ..whole(BindingKind::Pool, cell::ARCHIVE, ARCHIVE_POOL)
-            },
+            whole(BindingKind::Pool, cell::ARCHIVE, ARCHIVE_POOL)
+                .with(Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT),
         ),
     ] {
         binding::write(m, environment, handle.0 as u64, &binding).map_err(|_| Fault::Memory)?;
@@ -211,9 +209,9 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     let claim = slice::Claim {
         owner: reference,
         environment: NUMBER,
-        cell: (cell::MACHINE, binding::value(m, cell::MACHINE)),
+        by: &whole(BindingKind::Core, cell::MACHINE, 0),
         length: m.ticks(DEFAULT_SLICE_US),
-        exact: slice::Exact::No,
+        exact: 0,
     };
     slice::claim(m, m.core(), 0, &claim).map_err(|_| Fault::Memory)?;
     vcore::start(m, reference, &environment.vcores[0], None).map_err(|_| Fault::Memory)

@@ -6,62 +6,58 @@
 use crate::binding::{self, Binding, Copy};
 use crate::call::Outcome;
 use crate::environment::Environment;
-use crate::event;
 use crate::machine::Machine;
-use crate::slice;
-use crate::vcore::{self, ACCEPTS, Control, ONE_CALL, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
+use crate::vcore::{self, ACCEPTS, ONE_CALL, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
+use crate::{event, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{call_flag, reply_flag};
+use exo_abi::control_page::FloatingPoint;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal};
 
-const SEQUENCE: u64 = 0xfff << 44;
-const ONE_SERVICE: u64 = 1 << 44;
-const DEPTH: u32 = 56;
+/// Where the count of calls above stands in `Vcore::caller`.
+pub const DEPTH: u32 = 56;
+/// From running to calling, one call more.
+pub const BEGIN_CALL: u64 = (((State::Calling as u64) - (State::Running as u64)) << 48) + ONE_CALL;
 
-/// Saves where the running vcore goes on, and the status it finds in x0 if it goes on by [`Resume::Result`].
-pub fn suspend(m: &impl Machine, control: Control<'_>, status: u64) {
-    control.pc().store(m.user_pc(), Relaxed);
-    control.sp().store(m.user_sp(), Relaxed);
-    control.result(0).store(status, Relaxed);
-    control.result(1).store(0, Relaxed);
+/// Saves where the running vcore goes on; x0 and x1 are 0 if it goes on by [`Resume::Result`].
+pub fn suspend(m: &impl Machine, me: VcoreRef) {
+    let control = vcore::control(m, m.vcore(me));
+    control.set(word!(pc), m.user_pc());
+    control.set(word!(sp), m.user_sp());
+    control.set(word!(result), 0);
+    control.set(word!(result) + 1, 0);
+}
+
+/// Goes up a chain until `found`: what it was found for, or the first vcore.
+fn up(m: &impl Machine, mut at: VcoreRef, found: impl Fn(VcoreRef) -> bool) -> VcoreRef {
+    for _ in 0..=MAX_CHAIN_CALLS {
+        let caller = VcoreRef::from_word(m.vcore(at).caller.load(Acquire));
+        if found(at) || !caller.exists() {
+            break;
+        }
+        at = caller;
+    }
+    at
 }
 
 /// The first vcore of the chain.
 pub fn root(m: &impl Machine, reference: VcoreRef) -> VcoreRef {
-    let mut root = reference;
-    for _ in 0..=MAX_CHAIN_CALLS {
-        let caller = VcoreRef::from_word(m.vcore(root).caller.load(Acquire));
-        if !caller.exists() {
-            break;
-        }
-        root = caller;
-    }
-    root
+    up(m, reference, |_| false)
 }
 
 /// `owner` is above `end` in its chain, or is it.
 pub fn leads_back(m: &impl Machine, end: VcoreRef, owner: VcoreRef) -> bool {
-    let mut at = end;
-    for _ in 0..=MAX_CHAIN_CALLS {
-        if at == owner {
-            return true;
-        }
-        at = VcoreRef::from_word(m.vcore(at).caller.load(Acquire));
-        if !at.exists() {
-            return false;
-        }
-    }
-    false
+    end == owner || up(m, end, |at| at == owner) == owner
 }
 
-/// A binding that travels: checked and copied before anything is claimed.
+/// A binding that travels to `to`: checked and copied before anything is claimed.
 fn sent(
     m: &impl Machine,
     environment: &Environment,
-    number: u64,
     flag: u64,
     word: u64,
+    to: VcoreRef,
 ) -> Result<Option<Binding>, Refusal> {
     if flag == 0 {
         return Ok(None);
@@ -70,19 +66,24 @@ fn sent(
         return Err(Refusal::BadArgument);
     }
     let source = binding::read(m, environment, word & 0xffff)?;
-    binding::derive(m, number, &source, &Copy { rights: word >> 16, cell: 0, first: 0, count: 0 }).map(Some)
+    let copy = binding::derive(m, environment.number(), &source, &Copy { rights: word >> 16, ..Copy::default() })?;
+    if to.exists() {
+        let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
+        if slot & ACCEPTS == 0 {
+            return Err(Refusal::SlotTaken);
+        }
+        binding::check_empty(m, m.environment(to.environment()), slot & !ACCEPTS)?;
+    }
+    Ok(Some(copy))
 }
 
-/// The slot in which a vcore now accepts a binding; 0 flag: none.
+/// Notes the slot in which a vcore now accepts a binding; 0 flag: none.
 fn accept(m: &impl Machine, environment: &Environment, vcore: &Vcore, flag: u64, slot: u64) -> Result<(), Refusal> {
     let address = vcore.control_address.load(Relaxed) & !0xfff;
-    let low = if flag == 0 {
-        0
-    } else {
+    if flag != 0 {
         binding::check_empty(m, environment, slot)?;
-        ACCEPTS | slot
-    };
-    vcore.control_address.store(address | low, Relaxed);
+    }
+    vcore.control_address.store(if flag == 0 { address } else { address | ACCEPTS | slot }, Relaxed);
     Ok(())
 }
 
@@ -90,12 +91,12 @@ fn accept(m: &impl Machine, environment: &Environment, vcore: &Vcore, flag: u64,
 fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
     let Some(binding) = sent else { return 0 };
     let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
-    let written =
-        slot & ACCEPTS != 0 && binding::write(m, m.environment(to.environment()), slot & !ACCEPTS, binding).is_ok();
-    written as u64
+    let environment = m.environment(to.environment());
+    (slot & ACCEPTS != 0 && binding::write(m, environment, slot & !ACCEPTS, binding).is_ok()) as u64
 }
 
 /// `call`.
+#[inline(never)]
 pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
     let me = core.running();
@@ -105,56 +106,37 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
         return Err(Refusal::BadArgument);
     }
     let gate = binding::find(m, environment, x[0] & 0xffff, BindingKind::Gate, Rights::GATE_CALL)?;
-    let callee_reference = VcoreRef::from_word(gate.object);
-    let callee = m.vcore(callee_reference);
+    let target = VcoreRef::from_word(gate.object);
+    let callee = m.vcore(target);
     let depth = (vcore.caller.load(Relaxed) >> DEPTH) + 1;
     if depth > MAX_CHAIN_CALLS {
         return Err(Refusal::TooDeep);
     }
-    let mut word = callee.word();
-    open(word)?;
-    let (mut deadline, mut travels) = (0, None);
-    if flags != 0 {
-        let number = environment.number();
-        travels = sent(m, environment, number, flags & call_flag::SEND, x[9])?;
-        if travels.is_some() {
-            check_accepts(m, callee_reference, callee)?;
-        }
-        if flags & call_flag::DEADLINE != 0 {
-            deadline = x[8];
-            if deadline <= m.now() {
-                return Err(Refusal::DeadlineMissed);
-            }
-        }
+    is_open(callee.word())?;
+    let travels = sent(m, environment, flags & call_flag::SEND, x[9], target)?;
+    let deadline = if flags & call_flag::DEADLINE != 0 { x[8] } else { 0 };
+    if flags & call_flag::DEADLINE != 0 && deadline <= m.now() {
+        return Err(Refusal::DeadlineMissed);
     }
     accept(m, environment, vcore, flags & call_flag::ACCEPT, x[10])?;
-    // The claim. The word changes only by events, each of which comes once, or because somebody else was first.
-    let mut tries = 64;
-    while let Err(seen) = callee.change(word, word.in_state(State::Running)) {
-        word = seen;
-        open(word)?;
-        tries -= 1;
-        if tries == 0 {
-            return Err(Refusal::Busy);
-        }
+    if !callee.go(State::Gate, |word| word.in_state(State::Running)) {
+        return is_open(callee.word()).and(Err(Refusal::Busy));
     }
-    let control = vcore::control(m, vcore);
-    suspend(m, control, 0);
-    let sequence = callee.caller.load(Relaxed).wrapping_add(ONE_SERVICE) & SEQUENCE;
-    callee.caller.store(me.0 | sequence | depth << DEPTH, Release);
-    vcore.callee.store(callee_reference.0, Release);
+    // From here nothing refuses.
+    suspend(m, me);
+    callee.caller.store(me.0 | depth << DEPTH, Release);
+    vcore.callee.store(target.0, Release);
     vcore.alarm.store(deadline, Relaxed);
-    const BEGIN: u64 = (((State::Calling as u64) - (State::Running as u64)) << 48) + ONE_CALL;
-    vcore.state.fetch_add(BEGIN, AcqRel);
+    vcore.state.fetch_add(BEGIN_CALL, AcqRel);
     slice::note_alarm(m, vcore, deadline);
     x[0] = gate.badge;
-    x[8] = hand_over(m, callee_reference, travels.as_ref());
-    core.set_running(callee_reference);
-    Ok(Outcome::Deliver(callee_reference))
+    x[8] = hand_over(m, target, travels.as_ref());
+    core.set_running(target);
+    Ok(Outcome::Deliver(target))
 }
 
 /// The gate of a vcore in this state is open.
-fn open(word: StateWord) -> Result<(), Refusal> {
+fn is_open(word: StateWord) -> Result<(), Refusal> {
     match word.state() {
         State::Gate => Ok(()),
         State::None | State::Stopped => Err(Refusal::Died),
@@ -162,70 +144,61 @@ fn open(word: StateWord) -> Result<(), Refusal> {
     }
 }
 
-/// The vcore accepts a binding, and its slot is empty.
-fn check_accepts(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) -> Result<(), Refusal> {
-    let slot = vcore.control_address.load(Relaxed) & 0xfff;
-    if slot & ACCEPTS == 0 {
-        return Err(Refusal::SlotTaken);
-    }
-    binding::check_empty(m, m.environment(reference.environment()), slot & !ACCEPTS)
-}
-
 /// `reply_wait`.
+#[inline(never)]
 pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
     let me = core.running();
     let vcore = m.vcore(me);
-    let mask = x[0] & PENDING;
-    let flags = x[0] & !PENDING;
+    let (mask, flags) = (x[0] & PENDING, x[0] & !PENDING);
     if flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0 {
         return Err(Refusal::BadArgument);
     }
-    let caller_word = vcore.caller.load(Acquire);
-    let caller = VcoreRef::from_word(caller_word);
-    let mut travels = None;
-    if flags & reply_flag::SEND != 0 {
-        travels = sent(m, environment, environment.number(), reply_flag::SEND, x[9])?;
-        if caller.exists() {
-            check_accepts(m, caller, m.vcore(caller))?;
-        }
-    }
+    let link = vcore.caller.load(Acquire);
+    let caller = VcoreRef::from_word(link);
+    let travels = sent(m, environment, flags & reply_flag::SEND, x[9], caller)?;
     accept(m, environment, vcore, flags & reply_flag::ACCEPT, x[10])?;
     // From here nothing refuses.
+    let alarm = if flags & reply_flag::ALARM != 0 { x[8] } else { 0 };
     vcore.mask.store(mask, Relaxed);
-    vcore.alarm.store(0, Relaxed);
-    suspend(m, vcore::control(m, vcore), 0);
-    let direct = caller.exists() && core.base() != me;
-    let answered = if caller.exists() { answer(m, me, caller, direct, travels.as_ref(), x) } else { None };
+    vcore.alarm.store(alarm, Relaxed);
+    suspend(m, me);
+    let direct = core.base() != me;
+    let arrived = if caller.exists() { answer(m, me, caller, direct, travels.as_ref(), x) } else { None };
     // Nobody claims this gate before its state says so: the link can go first.
-    vcore.caller.store(caller_word & SEQUENCE, Release);
-    if flags & reply_flag::ALARM != 0 {
-        vcore.alarm.store(x[8], Relaxed);
-        slice::note_alarm(m, vcore, x[8]);
-    }
-    let opened = open_gate(vcore, mask);
-    if let Some(arrived) = answered
-        && direct
-    {
-        if !opened {
-            event::make_runnable(m, me);
+    vcore.caller.store(0, Release);
+    slice::note_alarm(m, vcore, alarm);
+    let ends = |word: StateWord| word.pending() & mask != 0;
+    let old =
+        vcore.update(|word| Some(if ends(word) { word.ready(Resume::Events) } else { word.in_state(State::Gate) }));
+    let opened = !old.is_some_and(ends);
+    match arrived {
+        Some(arrived) if direct => {
+            if !opened {
+                event::make_runnable(m, me);
+            }
+            core.set_running(caller);
+            (x[0], x[8]) = (0, arrived);
+            Ok(Outcome::Deliver(caller))
         }
-        core.set_running(caller);
-        x[0] = 0;
-        x[8] = arrived;
-        return Ok(Outcome::Deliver(caller));
+        // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
+        _ if !opened && vcore.go(State::Ready, |word| word.in_state(State::Running)) => {
+            (x[0], x[1], x[2]) = (0, vcore.take(vcore.word().pending() & mask), 0);
+            Ok(Outcome::Return)
+        }
+        _ => Ok(slice::schedule(m)),
     }
-    if opened {
-        return Ok(slice::schedule(m));
+}
+
+/// Ends `caller`'s call, if it still is in that call of `callee`: it is in state `next` then.
+fn end(m: &impl Machine, callee: VcoreRef, caller: VcoreRef, next: State) -> bool {
+    let vcore = m.vcore(caller);
+    let this = |word: StateWord| word.state() == State::Calling && VcoreRef(vcore.callee.load(Acquire)) == callee;
+    let ended = vcore.update(|word| this(word).then(|| word.in_state(next))).is_some();
+    if ended {
+        vcore.alarm.store(0, Relaxed);
     }
-    // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
-    let word = vcore.word();
-    if word.state() == State::Ready && vcore.change(word, word.in_state(State::Running)).is_ok() {
-        x.fill(0);
-        x[1] = vcore.take(word.pending() & mask);
-        return Ok(Outcome::Return);
-    }
-    Ok(slice::schedule(m))
+    ended
 }
 
 /// Ends the caller's call with the words in `x`, if it still waits for this very call: it runs on here (`direct`), or is ready. Answers whether a binding arrived.
@@ -237,131 +210,74 @@ fn answer(
     travels: Option<&Binding>,
     x: &[u64; 11],
 ) -> Option<u64> {
-    let vcore = m.vcore(caller);
-    let mut word = vcore.word();
-    for _ in 0..64 {
-        if word.state() != State::Calling || VcoreRef(vcore.callee.load(Acquire)) != me {
-            return None;
-        }
-        let new = if direct { word.in_state(State::Running) } else { word.in_state(State::Held) };
-        match vcore.change(word, new) {
-            Ok(()) => {
-                vcore.alarm.store(0, Relaxed);
-                vcore.callee.store(0, Relaxed);
-                let arrived = hand_over(m, caller, travels);
-                if !direct {
-                    let control = vcore::control(m, vcore);
-                    control.result(0).store(0, Relaxed);
-                    (1..8).for_each(|index| control.result(index).store(x[index], Relaxed));
-                    control.result(8).store(arrived, Relaxed);
-                    become_ready(m, caller, vcore);
-                }
-                return Some(arrived);
-            }
-            Err(seen) => word = seen,
-        }
+    // Held while the results are written: no core may run it yet, and nobody can end its call a second time.
+    if !end(m, me, caller, if direct { State::Running } else { State::Held }) {
+        return None;
     }
-    None
+    m.vcore(caller).callee.store(0, Relaxed);
+    let arrived = hand_over(m, caller, travels);
+    if !direct {
+        release(m, caller, &[0, x[1], x[2], x[3], x[4], x[5], x[6], x[7], arrived]);
+    }
+    Some(arrived)
 }
 
-/// The results are written: a vcore held meanwhile is ready. Only events change its word.
-fn become_ready(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
-    let mut word = vcore.word();
-    for _ in 0..64 {
-        match vcore.change(word, word.ready(Resume::Result)) {
-            Ok(()) => return event::make_runnable(m, reference),
-            Err(seen) => word = seen,
-        }
-    }
+/// A vcore held at the end of its call goes on with these results.
+fn release(m: &impl Machine, caller: VcoreRef, results: &[u64; 9]) {
+    let control = vcore::control(m, m.vcore(caller));
+    results.iter().enumerate().for_each(|(index, value)| control.set(word!(result) + index, *value));
+    event::go_on(m, caller, State::Held, Resume::Result);
 }
 
-/// Opens the gate, unless an event of the mask is pending: then the vcore is ready.
-fn open_gate(vcore: &Vcore, mask: u64) -> bool {
-    let mut word = vcore.word();
-    for _ in 0..64 {
-        if word.state() != State::Running {
-            return true;
-        }
-        let pending = word.pending() & mask != 0;
-        let new = if pending { word.ready(Resume::Events) } else { word.in_state(State::Gate) };
-        match vcore.change(word, new) {
-            Ok(()) => return !pending,
-            Err(seen) => word = seen,
-        }
-    }
-    true
-}
-
-/// Ends a call with a refusal, if `caller` still waits for this very call.
-fn fail(m: &impl Machine, callee: VcoreRef, caller: VcoreRef, refusal: Refusal) -> bool {
-    let vcore = m.vcore(caller);
-    let mut word = vcore.word();
-    for _ in 0..64 {
-        if word.state() != State::Calling || VcoreRef(vcore.callee.load(Acquire)) != callee {
-            return false;
-        }
-        // Held while the results are written: no core may run it yet, and nobody can end its call a second time.
-        match vcore.change(word, word.in_state(State::Held)) {
-            Ok(()) => {
-                vcore.alarm.store(0, Relaxed);
-                let control = vcore::control(m, vcore);
-                (0..9).for_each(|index| control.result(index).store(0, Relaxed));
-                control.result(0).store(refusal as u64, Relaxed);
-                return true;
-            }
-            Err(seen) => word = seen,
-        }
-    }
-    false
+/// A call ended without a reply.
+fn failed(refusal: Refusal) -> [u64; 9] {
+    [refusal as u64, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 /// The callee died or stopped: who called it is told.
 pub fn fail_caller(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, refusal: Refusal) {
-    let word = vcore.caller.load(Acquire);
-    let caller = VcoreRef::from_word(word);
-    if caller.exists() && fail(m, reference, caller, refusal) {
+    let link = vcore.caller.load(Acquire);
+    let caller = VcoreRef::from_word(link);
+    if caller.exists() && end(m, reference, caller, State::Held) {
         m.vcore(caller).callee.store(0, Relaxed);
-        become_ready(m, caller, m.vcore(caller));
+        release(m, caller, &failed(refusal));
     }
-    vcore.caller.store(word & SEQUENCE, Release);
+    vcore.caller.store(0, Release);
+}
+
+/// The deadline of a call passed.
+pub fn miss_deadline(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
+    if end(m, VcoreRef(vcore.callee.load(Acquire)), reference, State::Held) {
+        abandon_callee(m, reference, vcore);
+        release(m, reference, &failed(Refusal::DeadlineMissed));
+    }
 }
 
 /// The caller is gone, or waits no longer: the link is cleared and the callee told by CUT. The chain's FP/SIMD registers stay with the part that goes on working.
 pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
-    let callee_reference = VcoreRef(vcore.callee.swap(0, AcqRel));
-    if !callee_reference.exists() {
+    let target = VcoreRef(vcore.callee.swap(0, AcqRel));
+    if !target.exists() {
         return;
     }
-    let callee = m.vcore(callee_reference);
-    let word = callee.caller.load(Acquire);
-    if VcoreRef::from_word(word) != reference {
+    let (callee, core) = (m.vcore(target), m.core());
+    let link = callee.caller.load(Acquire);
+    if VcoreRef::from_word(link) != reference {
         return;
     }
     let root = root(m, reference);
-    let core = m.core();
     let from = m.vcore(root).control_frame();
     if core.fp.load(Relaxed) == root.0 {
         m.save_fp(from);
         core.fp.store(0, Relaxed);
     }
-    if callee.caller.compare_exchange(word, word & SEQUENCE, AcqRel, Relaxed).is_err() {
+    // Whoever calls it meanwhile is somebody else: this caller cannot, before its own call has ended.
+    if callee.caller.compare_exchange(link, 0, AcqRel, Relaxed).is_err() {
         return;
     }
     let (from, to) = (m.words(from), m.words(callee.control_frame()));
-    let fp = core::mem::offset_of!(exo_abi::control_page::ControlPage, fp) / 8;
-    for index in fp..fp + size_of::<exo_abi::control_page::FloatingPoint>() / 8 {
-        to[index].store(from[index].load(Relaxed), Relaxed);
-    }
-    let _ = event::raise(m, callee_reference, 1 << exo_abi::event::CUT);
+    let fp = word!(fp)..word!(fp) + size_of::<FloatingPoint>() / 8;
+    fp.for_each(|index| to[index].store(from[index].load(Relaxed), Relaxed));
+    event::raise(m, target, 1 << exo_abi::event::CUT);
     core.reschedule.store(1, Relaxed);
     slice::arm(m);
-}
-
-/// The deadline of a call passed.
-pub fn miss_deadline(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
-    let callee = VcoreRef(vcore.callee.load(Acquire));
-    if fail(m, callee, reference, Refusal::DeadlineMissed) {
-        abandon_callee(m, reference, vcore);
-        become_ready(m, reference, vcore);
-    }
 }

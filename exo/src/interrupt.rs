@@ -18,7 +18,6 @@ pub const FIRST_SHARED: u64 = 32;
 /// Words of a line in [`Machine::lines`].
 pub const WORDS_PER_LINE: u64 = 2;
 const EVENT_SHIFT: u32 = 48;
-const CELL: u64 = 0xffff;
 
 /// The words of a line.
 fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
@@ -27,8 +26,7 @@ fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
 
 /// Who has a line, unless the binding that gave it was taken back.
 fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
-    let cell = words[1].load(Acquire);
-    let live = binding::same(binding::value(m, cell & CELL), cell);
+    let live = binding::stamped(m, words[1].load(Acquire));
     if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
 }
 
@@ -51,7 +49,7 @@ pub fn bind(
     }
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
-    words[1].store(by.expected & !CELL | by.cell, Release);
+    words[1].store(binding::stamp(by), Release);
     words[0].store(reference.0 | event << EVENT_SHIFT, Release);
     environment.has_lines.store(1, Relaxed);
     m.route_line(line, vcore.home(), trigger);
@@ -75,7 +73,7 @@ pub fn fired(m: &impl Machine, line: u64) {
     let word = words[0].load(Acquire);
     let holder = holder(m, words);
     if holder.exists() {
-        let _ = event::raise(m, holder, 1 << (word >> EVENT_SHIFT & 63));
+        event::raise(m, holder, 1 << (word >> EVENT_SHIFT & 63));
     } else if word != 0 {
         m.retire_line(line);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);

@@ -11,35 +11,54 @@ use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn};
 /// A frame seen as words.
 pub type Words = [AtomicU64; 512];
 
-/// The fixed tables of the kernel: their sizes do not grow with anything.
+/// An array whose elements begin as their type does. Zeroed memory is one, as far as the kernel uses it.
+pub struct Each<T, const N: usize>(pub [T; N]);
+
+impl<T: Default, const N: usize> Default for Each<T, N> {
+    fn default() -> Self {
+        Each(core::array::from_fn(|_| T::default()))
+    }
+}
+
+impl<T, const N: usize> core::ops::Deref for Each<T, N> {
+    type Target = [T; N];
+    fn deref(&self) -> &[T; N] {
+        &self.0
+    }
+}
+
+/// The fixed tables of the kernel: their sizes do not grow with anything. All numbers belong to environment 0 at first, the kernel.
+#[derive(Default)]
 pub struct Tables {
     /// Revocation cells: value in bits 63:16, owner in 15:0.
-    pub cells: [AtomicU64; MAX_CELLS as usize],
+    pub cells: Each<AtomicU64, { MAX_CELLS as usize }>,
     /// Pools.
-    pub pools: [Pool; MAX_POOLS as usize],
+    pub pools: Each<Pool, { MAX_POOLS as usize }>,
     /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
-    pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
+    pub environments: Each<AtomicU64, { MAX_ENVIRONMENTS as usize }>,
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
 }
 
-impl Tables {
-    /// All numbers belong to environment 0, the kernel.
-    pub const fn new() -> Tables {
-        Tables {
-            cells: [const { AtomicU64::new(0) }; MAX_CELLS as usize],
-            pools: [const { Pool::new() }; MAX_POOLS as usize],
-            environments: [const { AtomicU64::new(0) }; MAX_ENVIRONMENTS as usize],
-            last_cell_value: AtomicU64::new(0),
-        }
-    }
-}
+/// An enumeration that stands in a field of a word.
+macro_rules! numbers {
+    ($(#[$doc:meta])* $name:ident { $($(#[$note:meta])* $value:ident = $number:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u64)]
+        pub enum $name { $($(#[$note])* $value = $number,)* }
 
-impl Default for Tables {
-    fn default() -> Self {
-        Tables::new()
-    }
+        impl $name {
+            /// What a field stands for; the first for numbers that nobody writes.
+            pub const fn from_bits(bits: u64) -> $name {
+                $(if bits == $number { return $name::$value; })*
+                $name::ALL[0]
+            }
+            const ALL: &[$name] = &[$($name::$value,)*];
+        }
+    };
 }
+pub(crate) use numbers;
 
 /// The machine, as far as decisions need it.
 pub trait Machine {
@@ -73,8 +92,6 @@ pub trait Machine {
 
     /// Fills a frame with zeros.
     fn zero(&self, pfn: Pfn);
-    /// Whether hardware sets the access flag on every core.
-    fn hardware_accessed(&self) -> bool;
     /// New descriptors become visible to the table walkers of all cores.
     fn publish_descriptors(&self);
     /// Drops what all cores' TLBs hold for a page, all levels; complete only after [`Machine::finish_invalidation`].

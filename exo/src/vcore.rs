@@ -10,12 +10,12 @@
 //! `calls` counts the calls a vcore began, so that an answer to an earlier one finds the word changed.
 
 use crate::environment::Environment;
-use crate::machine::{Machine, Words};
+use crate::machine::{Machine, Words, numbers};
 use crate::{event, frame, gate};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::stop_reason;
-use exo_abi::control_page::{ControlPage, Frame};
-use exo_abi::{EVENTS, MAX_VCORES, Pfn, Refusal};
+use exo_abi::control_page::Frame;
+use exo_abi::{EVENTS, Pfn, Refusal};
 
 /// Names a vcore: its physical address / 64. The first vcore of an environment lies 512 bytes into its frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,38 +48,38 @@ impl VcoreRef {
     }
 }
 
-/// What a vcore is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum State {
-    /// It does not exist.
-    None = 0,
-    /// New, halted, faulted or stopped.
-    Stopped = 1,
-    /// Could run.
-    Ready = 2,
-    /// A core runs it.
-    Running = 3,
-    /// In `wait`.
-    Waiting = 4,
-    /// In `reply_wait` with its gate open.
-    Gate = 5,
-    /// In `call`.
-    Calling = 6,
-    /// Its call has ended and its results are being written.
-    Held = 7,
+numbers! {
+    /// What a vcore is doing.
+    State {
+        /// It does not exist.
+        None = 0,
+        /// New, halted, faulted or stopped.
+        Stopped = 1,
+        /// Could run.
+        Ready = 2,
+        /// In `wait`.
+        Waiting = 3,
+        /// A core runs it.
+        Running = 4,
+        /// In `reply_wait` with its gate open. (One bit from running, so that the vectors change it by one instruction; so is the next.)
+        Gate = 5,
+        /// In `call`.
+        Calling = 6,
+        /// Its call has ended and its results are being written.
+        Held = 7,
+    }
 }
 
-/// How a ready vcore goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum Resume {
-    /// With all registers, from the control page's `preempted`.
-    Full = 0,
-    /// Behind a call, with x0 to x8 from the control page's `result`.
-    Result = 1,
-    /// Behind `wait` or `reply_wait`, with the events it waited for.
-    Events = 2,
+numbers! {
+    /// How a ready vcore goes on.
+    Resume {
+        /// With all registers, from the control page's `preempted`.
+        Full = 0,
+        /// Behind a call, with x0 to x8 from the control page's `result`.
+        Result = 1,
+        /// Behind `wait` or `reply_wait`, with the events it waited for.
+        Events = 2,
+    }
 }
 
 /// The value of a vcore's state word.
@@ -96,24 +96,11 @@ pub const ONE_CALL: u64 = 1 << 56;
 impl StateWord {
     /// What the vcore is doing.
     pub const fn state(self) -> State {
-        match (self.0 >> 48) & 0xf {
-            1 => State::Stopped,
-            2 => State::Ready,
-            3 => State::Running,
-            4 => State::Waiting,
-            5 => State::Gate,
-            6 => State::Calling,
-            7 => State::Held,
-            _ => State::None,
-        }
+        State::from_bits(self.0 >> 48 & 0xf)
     }
     /// How it goes on when it is ready.
     pub const fn resume(self) -> Resume {
-        match (self.0 >> 52) & 0xf {
-            0 => Resume::Full,
-            1 => Resume::Result,
-            _ => Resume::Events,
-        }
+        Resume::from_bits(self.0 >> 52 & 0xf)
     }
     /// The events that are pending.
     pub const fn pending(self) -> u64 {
@@ -127,6 +114,10 @@ impl StateWord {
     pub const fn ready(self, resume: Resume) -> StateWord {
         StateWord(self.0 & !(STATE | RESUME) | (State::Ready as u64) << 48 | (resume as u64) << 52)
     }
+    /// It is in `wait` or `reply_wait`.
+    pub const fn waits(self) -> bool {
+        matches!(self.state(), State::Waiting | State::Gate)
+    }
 }
 
 /// A vcore: 64 bytes, one cache line, in its environment's frame.
@@ -139,7 +130,7 @@ pub struct Vcore {
     pub control: AtomicU64,
     /// While waiting: the events that end it. While stopped: the reason.
     pub mask: AtomicU64,
-    /// Who is being served: a [`VcoreRef`] in 43:0, how often in 55:44, calls above in the chain in 63:56.
+    /// Who is being served: a [`VcoreRef`] in 43:0, calls above in the chain in 63:56.
     pub caller: AtomicU64,
     /// Whom it calls.
     pub callee: AtomicU64,
@@ -159,9 +150,22 @@ impl Vcore {
     pub fn word(&self) -> StateWord {
         StateWord(self.state.load(Acquire))
     }
-    /// Replaces the state word if it still is what the caller saw.
-    pub fn change(&self, old: StateWord, new: StateWord) -> Result<(), StateWord> {
-        self.state.compare_exchange(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(StateWord)
+    /// Replaces the state word by `next` of it, which may decline; answers what it was. The word changes meanwhile only by events, each of which comes once,
+    /// and by what another core does with the vcore: who loses that often gives up.
+    #[inline(always)]
+    pub fn update(&self, next: impl Fn(StateWord) -> Option<StateWord>) -> Option<StateWord> {
+        let mut word = self.word();
+        for _ in 0..EVENTS + 16 {
+            match self.state.compare_exchange(word.0, next(word)?.0, AcqRel, Acquire) {
+                Ok(_) => return Some(word),
+                Err(seen) => word = StateWord(seen),
+            }
+        }
+        None
+    }
+    /// Goes from a state to another one, if it is in it.
+    pub fn go(&self, from: State, to: impl Fn(StateWord) -> StateWord) -> bool {
+        self.update(|word| (word.state() == from).then(|| to(word))).is_some()
     }
     /// The frame of its control page.
     pub fn control_frame(&self) -> Pfn {
@@ -173,71 +177,41 @@ impl Vcore {
     }
     /// Takes pending events of a set.
     pub fn take(&self, set: u64) -> u64 {
-        let set = set & PENDING;
-        self.state.fetch_and(!set, AcqRel) & set
+        if set == 0 { 0 } else { self.state.fetch_and(!(set & PENDING), AcqRel) & set }
     }
 }
 
-/// Words of a control page, by their place in [`ControlPage`].
+/// The place of a field of [`exo_abi::control_page::ControlPage`], in words.
+#[macro_export]
+macro_rules! word {
+    ($($field:tt)+) => { core::mem::offset_of!(exo_abi::control_page::ControlPage, $($field)+) / 8 };
+}
+
+/// The words of a control page. What is there the application may have written.
 #[derive(Clone, Copy)]
 pub struct Control<'a>(pub &'a Words);
 
-macro_rules! field {
-    ($name:ident, $($path:tt)+) => {
-        /// The word of this name in the control page.
-        pub fn $name(self) -> &'a AtomicU64 {
-            &self.0[core::mem::offset_of!(ControlPage, $($path)+) / 8]
-        }
-    };
-}
-
 impl<'a> Control<'a> {
-    field!(upcall_entry, upcall_entry);
-    field!(upcall_events, upcall_events);
-    field!(masked, masked);
-    field!(pc, pc);
-    field!(sp, sp);
-    /// x0 to x8 for [`Resume::Result`].
-    pub fn result(self, index: usize) -> &'a AtomicU64 {
-        &self.0[core::mem::offset_of!(ControlPage, result) / 8 + index]
+    /// Reads a word, once.
+    pub fn get(self, word: usize) -> u64 {
+        self.0[word % 512].load(Relaxed)
     }
-    /// The batch buffer.
+    /// Writes a word.
+    pub fn set(self, word: usize, value: u64) {
+        self.0[word % 512].store(value, Relaxed);
+    }
+    /// Copies words within the page.
+    pub fn copy(self, from: usize, to: usize, count: usize) {
+        (0..count).for_each(|index| self.set(to + index, self.get(from + index)));
+    }
+    /// An entry of the batch buffer.
     pub fn batch(self, entry: u64) -> &'a [AtomicU64] {
-        &self.0[core::mem::offset_of!(ControlPage, batch) / 8 + (entry as usize % 64) * 2..][..2]
-    }
-    /// The interrupted program of an upcall.
-    pub fn upcall(self) -> &'a [AtomicU64] {
-        &self.0[core::mem::offset_of!(ControlPage, upcall) / 8..][..FRAME_WORDS]
-    }
-    /// The suspended program.
-    pub fn preempted(self) -> &'a [AtomicU64] {
-        &self.0[core::mem::offset_of!(ControlPage, preempted) / 8..][..FRAME_WORDS]
+        &self.0[word!(batch) + (entry as usize % 64) * 2..][..2]
     }
 }
 
 /// Words of a [`Frame`].
 pub const FRAME_WORDS: usize = size_of::<Frame>() / 8;
-/// Places of its fields, in words.
-pub mod frame_word {
-    use super::Frame;
-    use core::mem::offset_of;
-    /// `cause`.
-    pub const CAUSE: usize = offset_of!(Frame, cause) / 8;
-    /// `address`.
-    pub const ADDRESS: usize = offset_of!(Frame, address) / 8;
-    /// `pc`.
-    pub const PC: usize = offset_of!(Frame, pc) / 8;
-    /// `flags`.
-    pub const FLAGS: usize = offset_of!(Frame, flags) / 8;
-    /// `events`.
-    pub const EVENTS: usize = offset_of!(Frame, events) / 8;
-    /// `x[0]`.
-    pub const X0: usize = offset_of!(Frame, x) / 8;
-    /// `sp`.
-    pub const SP: usize = offset_of!(Frame, sp) / 8;
-    /// `thread`.
-    pub const THREAD: usize = offset_of!(Frame, thread) / 8;
-}
 
 /// The control page of a vcore.
 pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
@@ -266,12 +240,11 @@ pub struct Start {
 /// Writes how a vcore begins into its control page.
 fn set_start(m: &impl Machine, vcore: &Vcore, start: &Start) {
     let page = control(m, vcore);
-    page.pc().store(start.pc, Relaxed);
-    page.sp().store(start.sp, Relaxed);
-    page.masked().store(0, Relaxed);
-    for index in 0..9 {
-        page.result(index).store(if index == 0 { start.argument } else { 0 }, Relaxed);
-    }
+    page.set(word!(pc), start.pc);
+    page.set(word!(sp), start.sp);
+    page.set(word!(masked), 0);
+    (0..9).for_each(|index| page.set(word!(result) + index, 0));
+    page.set(word!(result), start.argument);
 }
 
 /// Creates vcore `index`; the frame is data of the environment's own pool.
@@ -285,9 +258,7 @@ pub fn create(
     start: &Start,
 ) -> Result<(), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
-    debug_assert!(index < MAX_VCORES);
-    let old = vcore.word();
-    if old.state() != State::None {
+    if vcore.word().state() != State::None {
         return Err(Refusal::WrongState);
     }
     let pool = environment.pool();
@@ -302,8 +273,9 @@ pub fn create(
 
 /// Makes a stopped vcore ready.
 pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<&Start>) -> Result<(), Refusal> {
-    let old = vcore.word();
-    if old.state() != State::Stopped || (anew.is_none() && vcore.mask.load(Relaxed) != stop_reason::NEW) {
+    let new = vcore.mask.load(Relaxed) == stop_reason::NEW;
+    // Held meanwhile, so that two starts do not mix.
+    if (anew.is_none() && !new) || !vcore.go(State::Stopped, |word| word.in_state(State::Held)) {
         return Err(Refusal::WrongState);
     }
     if let Some(start) = anew {
@@ -311,41 +283,34 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     }
     vcore.alarm.store(0, Relaxed);
     vcore.mask.store(0, Relaxed);
-    let result = vcore.change(old, StateWord(old.0 & !PENDING).ready(Resume::Result));
-    if result.is_err() {
-        return Err(Refusal::WrongState);
-    }
-    event::make_runnable(m, reference);
+    vcore.take(PENDING);
+    event::go_on(m, reference, State::Held, Resume::Result);
     Ok(())
 }
 
 /// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which is interrupted.
 pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, code: u64) -> Result<(), Refusal> {
     let running_here = m.core().running() == reference;
-    let mut word = vcore.word();
-    // A word changes under us only by events, of which each can come once, and by its own progress on another core.
-    for _ in 0..EVENTS + 8 {
-        match word.state() {
-            State::None | State::Stopped => return Err(Refusal::WrongState),
-            State::Running if !running_here => {
+    let old = vcore.update(|word| match word.state() {
+        State::None | State::Stopped | State::Held => None,
+        State::Running if !running_here => None,
+        _ => Some(word.in_state(State::Stopped)),
+    });
+    let Some(old) = old else {
+        return match vcore.word().state() {
+            State::None | State::Stopped => Err(Refusal::WrongState),
+            State::Running => {
                 m.interrupt_core(vcore.home());
-                return Err(Refusal::Again);
+                Err(Refusal::Again)
             }
-            State::Held => return Err(Refusal::Again),
-            _ => {}
-        }
-        match vcore.change(word, word.in_state(State::Stopped)) {
-            Ok(()) => {
-                vcore.mask.store(reason, Relaxed);
-                vcore.alarm.store(code, Relaxed);
-                if word.state() == State::Calling {
-                    gate::abandon_callee(m, reference, vcore);
-                }
-                gate::fail_caller(m, reference, vcore, Refusal::Died);
-                return Ok(());
-            }
-            Err(seen) => word = seen,
-        }
+            _ => Err(Refusal::Again),
+        };
+    };
+    vcore.mask.store(reason, Relaxed);
+    vcore.alarm.store(code, Relaxed);
+    if old.state() == State::Calling {
+        gate::abandon_callee(m, reference, vcore);
     }
-    Err(Refusal::Again)
+    gate::fail_caller(m, reference, vcore, Refusal::Died);
+    Ok(())
 }

@@ -96,7 +96,7 @@ at_el1:
     cmp     x9, x12
     b.lo    1b
     dsb     sy
-    adrp    x12, percore_start          // a core's memory needs no zeros
+    adrp    x12, image_end              // bss, tables, and the first core's structure
 1:  stp     xzr, xzr, [x11], #16
     stp     xzr, xzr, [x11], #16
     cmp     x11, x12

@@ -1,16 +1,22 @@
 //! Into the kernel and out of it: the vectors, and the registers of who goes on.
 
+use super::layout::LINEAR;
 use super::objects::{self, Arm};
 use super::registers::{self, execute, mrs};
 use super::{gic, mmu, panic};
 use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::*;
+use exo::binding::Binding;
 use exo::call::{self, Outcome};
-use exo::machine::Machine;
-use exo::vcore::{Control, Resume, VcoreRef, frame_word};
-use exo::{interrupt, slice};
-use exo_abi::Call;
+use exo::environment::Environment;
+use exo::machine::{Machine, Tables};
+use exo::slice::{self, Core};
+use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
+use exo::{event, gate, interrupt, word};
+use exo_abi::binding::BindingKind;
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
+use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS};
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -22,25 +28,65 @@ core::arch::global_asm!(include_str!("memory.s"));
 core::arch::global_asm!(
     include_str!("vectors.s"),
     SVC64 = const 0x15u64 << 26 | 1 << 25,
+    NULL = const Call::Null as u64,
+    CALL = const Call::Call as u64,
+    REPLY_WAIT = const Call::ReplyWait as u64,
     RESUME = const Call::Resume as u64,
+    NOTIFY = const Call::Notify as u64,
+    FIRST_PLAIN = const Call::FrameAlloc as u64,
+    KIND_GATE = const BindingKind::Gate as u64,
+    KIND_EVENT = const BindingKind::Event as u64,
+    BINDING_FRAMES = const MAX_BINDING_FRAMES,
+    MAX_CHAIN_CALLS = const MAX_CHAIN_CALLS,
+    RUNNING = const State::Running as u64,
+    GATE = const State::Gate as u64,
+    CALLING = const State::Calling as u64,
+    BEGIN_CALL = const gate::BEGIN_CALL,
+    DEPTH = const gate::DEPTH,
+    LINEAR = const LINEAR,
+    TABLES = sym objects::TABLES,
     FRAME = const FRAME_BYTES,
-    UPCALL = const core::mem::offset_of!(ControlPage, upcall),
-    PREEMPTED = const core::mem::offset_of!(ControlPage, preempted),
-    MASKED = const core::mem::offset_of!(ControlPage, masked),
-    ENTRY = const core::mem::offset_of!(ControlPage, upcall_entry),
-    UPCALL_EVENTS = const core::mem::offset_of!(ControlPage, upcall_events),
-    PC = const core::mem::offset_of!(Frame, pc),
-    X = const core::mem::offset_of!(Frame, x),
-    SP = const core::mem::offset_of!(Frame, sp),
-    EVENTS = const core::mem::offset_of!(Frame, events),
+    UPCALL = const offset_of!(ControlPage, upcall),
+    PREEMPTED = const offset_of!(ControlPage, preempted),
+    MASKED = const offset_of!(ControlPage, masked),
+    ENTRY = const offset_of!(ControlPage, upcall_entry),
+    UPCALL_EVENTS = const offset_of!(ControlPage, upcall_events),
+    CONTROL_PC = const offset_of!(ControlPage, pc),
+    PC = const offset_of!(Frame, pc),
+    X = const offset_of!(Frame, x),
+    SP = const offset_of!(Frame, sp),
+    EVENTS = const offset_of!(Frame, events),
     FLAGS_LOW = const FLAGS_ALLOWED & 0xffff,
     FLAGS_HIGH = const FLAGS_ALLOWED >> 16,
-    CALL = sym on_call,
+    CORE_CONTROL = const offset_of!(Core, control),
+    CORE_RUNNING = const offset_of!(Core, running),
+    CORE_BASE = const offset_of!(Core, base),
+    VCORE_CONTROL = const offset_of!(Vcore, control),
+    VCORE_MASK = const offset_of!(Vcore, mask),
+    VCORE_CALLER = const offset_of!(Vcore, caller),
+    VCORE_CALLEE = const offset_of!(Vcore, callee),
+    VCORE_ALARM = const offset_of!(Vcore, alarm),
+    VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
+    ENVIRONMENT_SPACE = const offset_of!(Environment, space),
+    ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
+    PLAIN = sym on_plain,
+    SWITCHING = sym on_switching,
+    LATE_EVENT = sym on_late_event,
     INTERRUPT = sym on_interrupt,
     FAULT = sym on_fault,
-    RESUME_SLOW = sym on_slow_resume,
+    RESUME_EVENTS = sym on_resume_events,
+    RESUME_BATCH = sym on_resume_batch,
     KERNEL_FAULT = sym panic::fault,
 );
+
+/// What the vectors take for granted: pairs of words that they load and store at once, the state word and the cells where a vcore and the tables begin.
+const _: () = {
+    assert!(offset_of!(Core, vcore) == 0 && offset_of!(Core, control) == 8 && offset_of!(Vcore, state) == 0);
+    assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
+    assert!(offset_of!(Vcore, caller) == offset_of!(Vcore, mask) + 8);
+    assert!(offset_of!(Vcore, alarm) == offset_of!(Vcore, callee) + 8);
+    assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
+};
 
 /// How the vectors leave: the caller goes on with its own x19 to x30.
 const LEAVE_PLAIN: u64 = 0;
@@ -51,9 +97,18 @@ const LEAVE_FULL: u64 = 2;
 
 type Registers = [u64; 11];
 
-extern "C" fn on_call(x: &mut Registers, number: u64) -> u64 {
-    let outcome = call::dispatch(&Arm, number, x);
-    finish(outcome, x)
+extern "C" fn on_plain(x: &mut Registers, number: u64) -> u64 {
+    finish(call::dispatch(&Arm, number, x), x)
+}
+
+/// Calls below [`Call::FrameAlloc`].
+extern "C" fn on_switching(x: &mut Registers, number: u64) -> u64 {
+    finish(call::switching(&Arm, number, x), x)
+}
+
+/// An event came just when the vectors opened this vcore's gate.
+extern "C" fn on_late_event(reference: u64) {
+    event::raise(&Arm, VcoreRef(reference), 0);
 }
 
 extern "C" fn on_interrupt(x: &mut Registers) -> u64 {
@@ -73,24 +128,24 @@ extern "C" fn on_fault(x: &mut Registers) -> u64 {
     finish(call::fault(&Arm), x)
 }
 
-/// `resume` with a batch, or with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
-extern "C" fn on_slow_resume(x: &mut Registers) -> u64 {
+/// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
+extern "C" fn on_resume_events(x: &mut Registers) -> u64 {
     let control = running_control();
-    let (upcall, saved) = (control.upcall(), control.preempted());
-    let count = saved[X16].load(Relaxed);
-    let (refusal, done) = if count == 0 { (0, 0) } else { call::resume_batch(&Arm, count) };
-    if refusal != 0 {
-        saved[X16].store(refusal, Relaxed);
-        saved[X16 + 1].store(done, Relaxed);
-    } else {
-        for words in [frame_word::PC..=frame_word::FLAGS, X16..=X16 + 1] {
-            let pairs = saved.iter().zip(upcall).skip(*words.start()).take(2);
-            pairs.for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
-        }
-        control.masked().store(0, Relaxed);
-    }
+    control.copy(word!(upcall.pc), word!(preempted.pc), 2);
+    control.copy(word!(upcall.x) + 16, word!(preempted.x) + 16, 2);
+    control.set(word!(masked), 0);
     finish(Outcome::Resume(Arm.core().running()), x)
 }
+
+/// The batch of a `resume`.
+extern "C" fn on_resume_batch(count: u64) -> Pair {
+    let (refusal, done) = call::resume_batch(&Arm, count);
+    Pair(refusal, done)
+}
+
+/// Two registers.
+#[repr(C)]
+struct Pair(u64, u64);
 
 fn serve_interrupts() {
     for _ in 0..INTERRUPTS_PER_ENTRY {
@@ -111,32 +166,33 @@ fn finish(mut outcome: Outcome, x: &mut Registers) -> u64 {
         match outcome {
             Outcome::Return => return LEAVE_PLAIN,
             Outcome::ReturnOrUpcall => {
+                let core = Arm.core();
                 let interrupted = Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
-                if let Some(entry) = upcall(Arm.core().running(), running_control(), interrupted) {
+                if let Some(entry) = upcall(Arm.vcore(core.running()), running_control(), &interrupted) {
                     go_on(entry, 0);
                 }
                 return LEAVE_PLAIN;
             }
             Outcome::Deliver(next) => {
                 let control = switch(next);
-                execute!("msr sp_el0, {}", control.sp().load(Relaxed));
-                go_on(control.pc().load(Relaxed), 0);
+                execute!("msr sp_el0, {}", control.get(word!(sp)));
+                go_on(control.get(word!(pc)), 0);
                 return LEAVE_WORDS;
             }
             Outcome::Resume(next) => {
                 call::leave_fp(&Arm, next);
-                return resume_full(next);
+                return resume_full(next, switch(next));
             }
             Outcome::Enter(next) => {
                 call::leave_fp(&Arm, next);
-                if call::prepare(&Arm, next, x) == Resume::Full {
-                    return resume_full(next);
+                let (vcore, control) = (Arm.vcore(next), switch(next));
+                if call::prepare(vcore, control, x) == Resume::Full {
+                    return resume_full(next, control);
                 }
-                let control = switch(next);
-                let pc = control.pc().load(Relaxed);
-                execute!("msr sp_el0, {}", control.sp().load(Relaxed));
+                execute!("msr sp_el0, {}", control.get(word!(sp)));
                 execute!("msr tpidr_el0, xzr");
-                go_on(upcall(next, control, Interrupted { pc, ..Interrupted::default() }).unwrap_or(pc), 0);
+                let interrupted = Interrupted { pc: control.get(word!(pc)), ..Interrupted::default() };
+                go_on(upcall(vcore, control, &interrupted).unwrap_or(interrupted.pc), 0);
                 return LEAVE_WORDS;
             }
             Outcome::Idle => {
@@ -161,37 +217,37 @@ fn running_control() -> Control<'static> {
 }
 
 /// The running address space, TPIDRRO_EL0 and the words that the vectors need become `next`'s.
+/// EL1 accesses nothing by TTBR0, so the exception return is the only synchronisation needed (Arm ARM D8.2.12, D1.4.4).
 #[inline(always)]
 fn switch(next: VcoreRef) -> Control<'static> {
-    let core = Arm.core();
-    let vcore = Arm.vcore(next);
-    let environment = Arm.environment(next.environment());
-    let space = environment.number() << 48 | environment.root().address();
-    if mrs!("ttbr0_el1") != space {
-        // EL1 accesses nothing by TTBR0, so the exception return is the only synchronisation needed (Arm ARM D8.2.12, D1.4.4).
-        execute!("msr ttbr0_el1, {}", space);
-    }
-    core.control.store(objects::address(vcore.control_frame()), Relaxed);
-    core.state.store(&raw const vcore.state as u64, Relaxed);
+    let (core, vcore) = (Arm.core(), Arm.vcore(next));
+    execute!("msr ttbr0_el1, {}", Arm.environment(next.environment()).space.load(Relaxed));
     execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed) & !0xfff);
-    Control(objects::control_words(vcore.control_frame()))
+    let control = objects::control_words(vcore.control_frame());
+    core.vcore.store(&raw const *vcore as u64, Relaxed);
+    core.control.store(&raw const *control as u64, Relaxed);
+    Control(control)
 }
 
 /// Everything from the control page's `preempted`, with the upcall that is due put in its way.
-fn resume_full(next: VcoreRef) -> u64 {
-    let control = switch(next);
-    let saved = control.preempted();
-    let read = |word: usize| saved[word].load(Relaxed);
-    let (pc, flags) = (read(frame_word::PC), read(frame_word::FLAGS) & FLAGS_ALLOWED);
-    execute!("msr sp_el0, {}", read(frame_word::SP));
-    execute!("msr tpidr_el0, {}", read(frame_word::THREAD));
-    match upcall(next, control, Interrupted { pc, flags, x16: read(X16), x17: read(X16 + 1) }) {
+#[inline(never)]
+fn resume_full(next: VcoreRef, control: Control<'static>) -> u64 {
+    const X16: usize = word!(preempted.x) + 16;
+    let interrupted = Interrupted {
+        pc: control.get(word!(preempted.pc)),
+        flags: control.get(word!(preempted.flags)) & FLAGS_ALLOWED,
+        x16: control.get(X16),
+        x17: control.get(X16 + 1),
+    };
+    execute!("msr sp_el0, {}", control.get(word!(preempted.sp)));
+    execute!("msr tpidr_el0, {}", control.get(word!(preempted.thread)));
+    match upcall(Arm.vcore(next), control, &interrupted) {
         Some(entry) => {
             go_on(entry, 0);
-            saved[X16].store(0, Relaxed);
-            saved[X16 + 1].store(0, Relaxed);
+            control.set(X16, 0);
+            control.set(X16 + 1, 0);
         }
-        None => go_on(pc, flags),
+        None => go_on(interrupted.pc, interrupted.flags),
     }
     LEAVE_FULL
 }
@@ -206,22 +262,24 @@ struct Interrupted {
 }
 
 /// Writes the upcall for the events that are due, if there are any; answers where the library is entered.
-fn upcall(next: VcoreRef, control: Control<'_>, interrupted: Interrupted) -> Option<u64> {
-    let events = call::upcall_events(&Arm, next);
-    if events == 0 {
-        return None;
-    }
-    let upcall = control.upcall();
-    let words = [0, 0, interrupted.pc, interrupted.flags, events];
-    upcall.iter().zip(words).for_each(|(place, value)| place.store(value, Relaxed));
-    upcall[X16].store(interrupted.x16, Relaxed);
-    upcall[X16 + 1].store(interrupted.x17, Relaxed);
-    control.masked().store(1, Relaxed);
-    Some(control.upcall_entry().load(Relaxed))
+#[inline(always)]
+fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: &Interrupted) -> Option<u64> {
+    let events = call::upcall_events(vcore, control);
+    (events != 0).then(|| write_upcall(control, interrupted, events))
 }
 
-const X16: usize = frame_word::X0 + 16;
-const _: () = assert!(frame_word::CAUSE == 0 && frame_word::PC == 2 && frame_word::EVENTS == 4);
+#[inline(never)]
+fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) -> u64 {
+    control.set(word!(upcall.cause), 0);
+    control.set(word!(upcall.address), 0);
+    control.set(word!(upcall.pc), interrupted.pc);
+    control.set(word!(upcall.flags), interrupted.flags);
+    control.set(word!(upcall.events), events);
+    control.set(word!(upcall.x) + 16, interrupted.x16);
+    control.set(word!(upcall.x) + 17, interrupted.x17);
+    control.set(word!(masked), 1);
+    control.get(word!(upcall_entry))
+}
 
 unsafe extern "C" {
     static stack_top: u8;

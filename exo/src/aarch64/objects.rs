@@ -33,31 +33,40 @@ pub struct Globals {
     pub features: Features,
 }
 
-/// Written once, by the first core, before anything reads it.
+/// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
 #[repr(transparent)]
-struct Once<T>(UnsafeCell<MaybeUninit<T>>);
+pub struct Once<T>(UnsafeCell<MaybeUninit<T>>);
 
-// SAFETY: as the type says: it never changes while it is shared.
+// SAFETY: as the type says: it never changes while it is shared, but for atomics in it.
 unsafe impl<T> Sync for Once<T> {}
 
-static GLOBALS: Once<Globals> = Once(UnsafeCell::new(MaybeUninit::uninit()));
+impl<T> Once<T> {
+    const ZEROED: Once<T> = Once(UnsafeCell::new(MaybeUninit::zeroed()));
+    fn get(&self) -> &T {
+        // SAFETY: written before the first use, or made of atomics only, to which zeros are valid values.
+        unsafe { (*self.0.get()).assume_init_ref() }
+    }
+}
+
+static GLOBALS: Once<Globals> = Once::ZEROED;
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
-static FIRST_CORE: Core = Core::zeroed();
-static TABLES: Tables = Tables::new();
+static FIRST_CORE: Once<Core> = Once::ZEROED;
+/// The kernel's tables.
+#[unsafe(link_section = ".bss.tables")]
+pub static TABLES: Once<Tables> = Once::ZEROED;
 static UART_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
 pub fn set_up(globals: Globals, vector: Pfn) -> u64 {
     // SAFETY: the first core, once, before `Arm` is used.
     unsafe { (*GLOBALS.0.get()).write(globals) };
-    FIRST_CORE.begin(0, vector);
+    FIRST_CORE.get().begin(0, vector);
     &raw const FIRST_CORE as u64
 }
 
 fn globals() -> &'static Globals {
-    // SAFETY: written before the first use, never after.
-    unsafe { (*GLOBALS.0.get()).assume_init_ref() }
+    GLOBALS.get()
 }
 
 /// The machine.
@@ -99,7 +108,7 @@ pub fn write_info(pfn: Pfn, info: &MachineInfo) {
 
 impl Machine for Arm {
     fn tables(&self) -> &Tables {
-        &TABLES
+        TABLES.get()
     }
     fn lines(&self) -> &[AtomicU64] {
         globals().lines
@@ -124,7 +133,9 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn core(&self) -> &Core {
-        let address = mrs!("tpidr_el1");
+        let address: u64;
+        // SAFETY: reads a register that never changes while the core runs.
+        unsafe { asm!("mrs {}, tpidr_el1", out(reg) address, options(pure, nomem, nostack, preserves_flags)) };
         // SAFETY: TPIDR_EL1 holds the address of this core's structure since it was set up.
         unsafe { &*(address as *const Core) }
     }
@@ -149,9 +160,6 @@ impl Machine for Arm {
     fn zero(&self, pfn: Pfn) {
         // SAFETY: the caller has made the frame busy: nobody else has it.
         unsafe { registers::zero(address(pfn), 4096) };
-    }
-    fn hardware_accessed(&self) -> bool {
-        globals().features.contains(Features::HARDWARE_ACCESSED)
     }
     #[inline(always)]
     fn publish_descriptors(&self) {

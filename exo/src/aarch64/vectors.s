@@ -1,7 +1,7 @@
-// The exception vectors (Arm ARM D1.3.1.5), and the paths that are taken before any Rust runs: `null`, upcalls, `resume`.
+// The exception vectors (Arm ARM D1.3.1.5), and what is done before any Rust runs: `null`, the plain cases of `call`, `reply_wait` and `notify`, upcalls, `resume`.
 //
 // On entry from EL0 sp is the top of the core's kernel stack, which is empty: what lies below it is scratch. Interrupts stay masked.
-// `core` is in TPIDR_EL1; its first words are the running vcore's control page and state word.
+// `Core` is in TPIDR_EL1; its first words are the running vcore's address and its control page's.
 
 // An entry of the table; x16 and x17 go below sp.
     .macro  vector target
@@ -27,6 +27,13 @@
     .endr
     .endm
 
+// x8 to x15, on the stack.
+    .macro  more_words op
+    .irp    n, "8, 9", "10, 11", "12, 13", "14, 15"
+    pair    \op, sp, 0, \n
+    .endr
+    .endm
+
 // All but x16, x17 and x30, in the frame at x16.
     .macro  pairs op
     .irp    n, "0, 1", "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15"
@@ -40,7 +47,7 @@
 // Saves the interrupted program in the control page's `preempted`, which x16 then is; x16 and x17 lie below sp.
     .macro  save
     mrs     x16, tpidr_el1
-    ldr     x16, [x16]
+    ldr     x16, [x16, #{CORE_CONTROL}]
     add     x16, x16, #{PREEMPTED}
     pairs   stp
     str     x30, [x16, #({X} + 240)]
@@ -72,6 +79,77 @@
     b       leave
     .endm
 
+    .macro  zero registers:vararg
+    .irp    n, \registers
+    mov     x\n, xzr
+    .endr
+    .endm
+
+// The kernel's address of a frame (26 bits, by 12) or of a vcore (32 bits, by 6) in `register`.
+    .macro  address register, shift, bits
+    ubfiz   \register, \register, #\shift, #\bits
+    orr     \register, \register, #{LINEAR}
+    .endm
+
+// Looks binding x0 up (`binding::find`): x15 = its object, x16 = its badge. Also x9 = core, x10 = vcore, x11 = control page. Uses x8, x12 to x14, x17, x18.
+// What is not live, not of this kind, or lacks right 0 goes to `slow`.
+    .macro  find kind
+    lsr     x17, x0, #7
+    cmp     x17, #{BINDING_FRAMES}
+    b.hs    slow                        // beyond every table, or flags: then x8 to x10 are arguments
+    mrs     x9, tpidr_el1
+    ldp     x10, x11, [x9]
+    and     x12, x10, #~0xfff           // the environment, in whose frame the vcore lies
+    add     x8, x12, x17, lsl #3
+    ldr     x8, [x8, #{ENVIRONMENT_BINDINGS}]
+    cbz     x8, slow
+    address x8, 12, 26
+    and     x12, x0, #127
+    add     x8, x8, x12, lsl #5
+    ldar    x13, [x8]
+    ldr     x14, [x8, #8]
+    ldp     x15, x16, [x8, #16]
+    dmb     ishld                       // as `binding::read`: the second look at the head comes after the rest
+    ldr     x12, [x8]
+    cmp     x12, x13
+    b.ne    slow
+    mov     w12, #0x10f
+    and     x12, x12, x13
+    cmp     x12, #(0x100 + \kind)
+    b.ne    slow
+    ubfx    x12, x13, #32, #16
+    adrp    x17, {TABLES}
+    add     x17, x17, :lo12:{TABLES}
+    ldr     x12, [x17, x12, lsl #3]
+    eor     x12, x12, x14
+    lsr     x12, x12, #16
+    cbnz    x12, slow                   // taken back
+    .endm
+
+// Saves where the running vcore goes on in its control page x11.
+    .macro  suspend
+    mrs     x17, elr_el1
+    mrs     x18, sp_el0
+    stp     x17, x18, [x11, #{CONTROL_PC}]
+    .endm
+
+// The vcore at x15 runs on core x9, behind its call. Nothing of EL1's goes by TTBR0: the exception return is all the synchronisation needed (Arm ARM D1.4.4, D8.2.12).
+    .macro  switch
+    ldr     x11, [x15, #{VCORE_CONTROL}]
+    address x11, 12, 26
+    stp     x15, x11, [x9]
+    and     x12, x15, #~0xfff
+    ldr     x12, [x12, #{ENVIRONMENT_SPACE}]
+    msr     ttbr0_el1, x12
+    ldr     x12, [x15, #{VCORE_CONTROL_ADDRESS}]
+    and     x12, x12, #~0xfff
+    msr     tpidrro_el0, x12
+    ldp     x17, x18, [x11, #{CONTROL_PC}]
+    msr     elr_el1, x17
+    msr     sp_el0, x18
+    msr     spsr_el1, xzr
+    .endm
+
     .section .vectors, "ax"
     .balign 2048
     .global vectors
@@ -83,15 +161,22 @@ vectors:
     .balign 128                         // synchronous, from EL0
     stp     x16, x17, [sp, #-16]
     mrs     x16, esr_el1
-    mov     x17, #{SVC64}
-    eor     x16, x16, x17               // the immediate, if this is `svc` from AArch64
-    cmp     x16, #{RESUME}
+    mov     w17, #{SVC64}
+    sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
+    cmp     w16, #{CALL}
+    b.eq    gate_call
+    cmp     w16, #{REPLY_WAIT}
+    b.eq    gate_reply
+    cmp     w16, #{RESUME}
     b.eq    resume
-    sub     x17, x16, #1
-    cbz     x17, null
-    lsr     x17, x17, #16
-    cbnz    x17, no_call                // another exception, or `svc #0`
-    b       call
+    cmp     w16, #{NULL}
+    b.eq    null
+    cmp     w16, #{NOTIFY}
+    b.eq    notify
+    sub     w17, w16, #1
+    lsr     w17, w17, #16
+    cbnz    w17, no_call                // another exception, or `svc #0`
+    b       other_call
 null:
     mov     x0, xzr
     ldp     x16, x17, [sp, #-16]
@@ -105,38 +190,157 @@ null:
     vector  interrupt
     vector  stop
 
-// A call: x16 is its number. Rust keeps x19 to x29.
-call:
+// `gate::call`, plain: nothing travels, no deadline, the gate is open and nothing is pending behind it. What is not so leaves for Rust before anything has changed.
+gate_call:
+    find    {KIND_GATE}
+    ldr     x12, [x10, #{VCORE_CONTROL_ADDRESS}]
+    tst     x12, #0xfff                 // a slot for a binding is to be forgotten
+    b.ne    slow
+    ldr     x13, [x10, #{VCORE_CALLER}]
+    lsr     x13, x13, #{DEPTH}
+    cmp     x13, #({MAX_CHAIN_CALLS} - 1)
+    b.hi    slow
+    and     x14, x15, #0xfffffffffff    // the callee's name
+    address x15, 6, 32
+    ldaxr   x17, [x15]
+    and     x12, x17, #0xfffffffffffff  // state and events
+    mov     x18, #({GATE} << 48)
+    cmp     x12, x18
+    b.ne    slow
+    eor     x17, x17, #(({GATE} ^ {RUNNING}) << 48)
+    stlxr   w12, x17, [x15]
+    cbnz    w12, slow
+    ldr     x12, [x9, #{CORE_RUNNING}]
+    add     x13, x13, #1
+    orr     x12, x12, x13, lsl #{DEPTH}
+    str     x12, [x15, #{VCORE_CALLER}]
+    stp     x14, xzr, [x10, #{VCORE_CALLEE}] // and no deadline
+    str     x14, [x9, #{CORE_RUNNING}]
+    suspend
+    mov     x18, #{BEGIN_CALL}
+1:  ldxr    x17, [x10]                  // only events can come in between: each once
+    add     x17, x17, x18
+    stlxr   w12, x17, [x10]
+    cbnz    w12, 1b
+    switch
+    mov     x0, x16
+    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+
+// `gate::reply_wait`, plain: somebody waits for the reply and runs on at once.
+gate_reply:
+    lsr     x17, x0, #48
+    cbnz    x17, slow                   // flags
+    mrs     x9, tpidr_el1
+    ldp     x10, x11, [x9]
+    ldr     x14, [x10, #{VCORE_CALLER}]
+    and     x14, x14, #0xfffffffffff
+    cbz     x14, slow
+    ldr     x12, [x10, #{VCORE_CONTROL_ADDRESS}]
+    tst     x12, #0xfff
+    b.ne    slow
+    ldr     x13, [x9, #{CORE_RUNNING}]
+    ldr     x12, [x9, #{CORE_BASE}]
+    cmp     x12, x13
+    b.eq    slow                        // it runs by a slice of its own
+    ldr     x12, [x10]
+    tst     x12, x0
+    b.ne    slow                        // an event ends the wait
+    ubfiz   x15, x14, #6, #32
+    orr     x15, x15, #{LINEAR}
+    ldr     x12, [x15, #{VCORE_CALLEE}]
+    cmp     x12, x13
+    b.ne    slow
+    ldaxr   x17, [x15]
+    ubfx    x12, x17, #48, #4
+    cmp     x12, #{CALLING}
+    b.ne    slow
+    eor     x17, x17, #(({CALLING} ^ {RUNNING}) << 48)
+    stlxr   w12, x17, [x15]
+    cbnz    w12, slow
+    stp     xzr, xzr, [x15, #{VCORE_CALLEE}] // and no deadline
+    str     x14, [x9, #{CORE_RUNNING}]
+    suspend
+    stp     x0, xzr, [x10, #{VCORE_MASK}] // and no caller
+    str     xzr, [x10, #{VCORE_ALARM}]
+1:  ldxr    x17, [x10]
+    eor     x12, x17, #(({GATE} ^ {RUNNING}) << 48)
+    stlxr   w16, x12, [x10]
+    cbnz    w16, 1b
+    and     x16, x17, x0                // events that came after the look above
+    switch
+    mov     x0, xzr
+    cbnz    x16, late_event
+    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+late_event:
+    sub     sp, sp, #{FRAME}
+    words   stp
+    str     xzr, [sp, #64]
+    mov     x0, x13
+    bl      {LATE_EVENT}
+    b       leave_words
+
+// `event::notify` to oneself, of an event that is no upcall.
+notify:
+    find    {KIND_EVENT}
+    lsr     x14, x15, #44
+    address x15, 6, 32
+    cmp     x15, x10
+    b.ne    slow
+    ldr     x12, [x11, #{UPCALL_EVENTS}]
+    mov     x13, #1
+    lsl     x13, x13, x14
+    tst     x12, x13
+    b.ne    slow
+1:  ldxr    x17, [x10]
+    orr     x17, x17, x13
+    stlxr   w12, x17, [x10]
+    cbnz    w12, 1b
+    mov     x0, xzr
+    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+
+// A call that was not plain: its number again.
+slow:
+    mrs     x16, esr_el1
+    and     x16, x16, #0xffff
+other_call:
     sub     sp, sp, #{FRAME}
     words   stp
     stp     x8, x9, [sp, #64]
     stp     x10, x30, [sp, #80]
     mov     x0, sp
     mov     x1, x16
-    bl      {CALL}
-    cbz     w0, leave_plain
+    adr     x30, leave_call
+    cmp     x16, #{FIRST_PLAIN}
+    b.lo    {SWITCHING}
+    b       {PLAIN}
+leave_call:
+    cbnz    w0, leave
+
+// Back to the caller: x0 to x2, and its own x19 to x30.
+    ldp     x0, x1, [sp]
+    ldr     x2, [sp, #16]
+    ldr     x30, [sp, #88]
+    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    add     sp, sp, #{FRAME}
+    eret
 
 // Out of the kernel into a vcore that was switched to: w0 = 1: x0 to x8 from the stack, zeros elsewhere; 2: everything from the control page.
 leave:
     tbnz    w0, #1, leave_full
-    str     xzr, [sp, #88]
-    .irp    n, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29
-    mov     x\n, xzr
-    .endr
-leave_plain:
+leave_words:
     words   ldp
     ldr     x8, [sp, #64]
-    ldr     x30, [sp, #88]
-    .irp    n, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
-    mov     x\n, xzr
-    .endr
+    zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
     add     sp, sp, #{FRAME}
     eret
 
 leave_full:
     add     sp, sp, #{FRAME}
     mrs     x16, tpidr_el1
-    ldr     x16, [x16]
+    ldr     x16, [x16, #{CORE_CONTROL}]
     add     x16, x16, #{PREEMPTED}
     pairs   ldp
     ldr     x30, [x16, #({X} + 240)]
@@ -154,7 +358,7 @@ no_call:
     cmp     x17, #0x07                  // FP/SIMD trapped
     b.eq    stop
     mrs     x17, tpidr_el1
-    ldr     x17, [x17]
+    ldr     x17, [x17, #{CORE_CONTROL}]
     ldr     x16, [x17, #{MASKED}]
     cbnz    x16, stop
     ldr     x16, [x17, #{ENTRY}]
@@ -173,8 +377,7 @@ no_call:
     str     x0, [x17, #{MASKED}]
     msr     spsr_el1, xzr
     ldp     x0, x1, [sp, #-32]
-    mov     x16, xzr
-    mov     x17, xzr
+    zero    16, 17
     eret
 
 // The rest of the exceptions.
@@ -187,10 +390,10 @@ stop:
 // Back from an upcall: x16 (below sp) counts entries of a batch.
 resume:
     ldr     x16, [sp, #-16]
-    cbnz    x16, resume_slow
+    cbnz    x16, resume_batch
+resume_now:
     mrs     x17, tpidr_el1
-    ldr     x16, [x17, #8]
-    ldr     x17, [x17]
+    ldp     x16, x17, [x17]
     ldr     x16, [x16]
     stp     x0, x1, [sp, #-32]
     ldr     x0, [x17, #{UPCALL_EVENTS}]
@@ -209,9 +412,25 @@ resume:
     eret
 resume_events:
     ldp     x0, x1, [sp, #-32]
-resume_slow:
     save
-    rust    {RESUME_SLOW}
+    rust    {RESUME_EVENTS}
+
+// Rust keeps x19 to x29. A refusal (x16) and the entries done (x17) go back behind the `svc`.
+resume_batch:
+    sub     sp, sp, #144
+    words   stp
+    more_words stp
+    stp     x18, x30, [sp, #128]
+    mov     x0, x16
+    bl      {RESUME_BATCH}
+    mov     x16, x0
+    mov     x17, x1
+    words   ldp
+    more_words ldp
+    ldp     x18, x30, [sp, #128]
+    add     sp, sp, #144
+    cbz     x16, resume_now
+    eret
 
 // The kernel is wrong. The stack may be the reason, so the report gets a fresh one.
 kernel_fault:

@@ -19,7 +19,7 @@ fn a_copy_has_the_rights_that_were_asked_for_and_no_more() {
     let fake = Fake::new();
     let child = fake.child(3, 20);
     fake.give(&child, POOL, 20, 0x81);
-    assert_eq!(held(&fake, 3, 20).rights, Rights::POOL_READ | Rights::GRANT);
+    assert_eq!(rights(&held(&fake, 3, 20)), Rights::POOL_READ | Rights::GRANT);
     fake.until(child.vcore);
     fake.must(Call::Grant, &[20, SELF, 21, 1, 0, 0, 0]);
     fake.refused(NoRight, Call::Grant, &[20, SELF, 22, 3, 0, 0, 0]);
@@ -73,7 +73,7 @@ fn ranges_can_only_become_narrower() {
         fake.refused(BadArgument, Call::Grant, &[SLOT, SELF, SLOT + 1, 1, 0, first, count]);
     }
     fake.must(Call::Grant, &[SLOT, SELF, SLOT + 1, 1, 0, 41, 2]);
-    assert_eq!(held(&fake, 1, SLOT + 1).range(), (41, 2));
+    assert_eq!(range(&held(&fake, 1, SLOT + 1)), (41, 2));
     for line in [40, 43, 0, 31, 64, u64::MAX] {
         fake.refused(BadArgument, Call::IrqBind, &[SLOT + 1, line, 0, 0, 0]);
     }

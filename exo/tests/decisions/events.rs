@@ -2,9 +2,9 @@
 
 use crate::fake::world::*;
 use crate::fake::{Fake, TICKS};
-use exo::call;
 use exo::machine::Machine;
 use exo::vcore::State;
+use exo::{call, word};
 use exo_abi::Refusal::*;
 use exo_abi::{Call, event};
 use std::sync::atomic::Ordering::*;
@@ -167,23 +167,24 @@ fn the_earliest_of_several_alarms_sets_the_timer() {
 fn events_become_upcalls_only_for_who_asks_and_is_not_masked() {
     let (fake, child) = notified();
     fake.must(Call::Notify, &[EVENT]);
-    assert_eq!(call::upcall_events(&fake, child.vcore), 0);
     let control = fake.control(child.vcore);
-    control.upcall_events().store(u64::MAX, Relaxed);
-    assert_eq!(call::upcall_events(&fake, child.vcore), 0);
-    control.upcall_entry().store(0x4000, Relaxed);
-    control.masked().store(1, Relaxed);
-    assert_eq!(call::upcall_events(&fake, child.vcore), 0);
-    control.masked().store(0, Relaxed);
-    assert_eq!(call::upcall_events(&fake, child.vcore), 8);
-    assert_eq!((call::upcall_events(&fake, child.vcore), fake.pending(child.vcore)), (0, 0));
+    let wanted = || call::upcall_events(fake.vcore(child.vcore), control);
+    assert_eq!(wanted(), 0);
+    control.set(word!(upcall_events), u64::MAX);
+    assert_eq!(wanted(), 0);
+    control.set(word!(upcall_entry), 0x4000);
+    control.set(word!(masked), 1);
+    assert_eq!(wanted(), 0);
+    control.set(word!(masked), 0);
+    assert_eq!(wanted(), 8);
+    assert_eq!((wanted(), fake.pending(child.vcore)), (0, 0));
 }
 
 #[test]
 fn the_beginning_of_a_slice_is_an_event_for_who_asks() {
     let fake = Fake::new();
     let (one, two) = (fake.child(3, 30), fake.child(4, 30));
-    fake.control(one.vcore).upcall_events().store(1 << event::SLICE, Relaxed);
+    fake.control(one.vcore).set(word!(upcall_events), 1 << event::SLICE);
     fake.until(two.vcore);
     assert_eq!((fake.pending(one.vcore), fake.pending(two.vcore)), (1 << event::SLICE, 0));
 }
@@ -199,7 +200,7 @@ fn a_fault_stops_the_vcore_and_tells_its_supervisor() {
     assert_eq!(fake.state(child.vcore), State::Stopped);
     assert_eq!(fake.pending(fake.init()), 1 << event::CHILD);
     fake.until(fake.init());
-    fake.control(child.vcore).preempted()[3].store(0xdead, Relaxed);
+    fake.control(child.vcore).set(word!(preempted) + 3, 0xdead);
     let x = fake.must(Call::VcoreReport, &[child.env, 0]);
     assert_eq!((x[1], x[2]), (2, 0));
     assert_eq!(fake.control(fake.init()).batch(1)[1].load(Relaxed), 0xdead);

@@ -326,7 +326,7 @@ fn a_binding_travels_with_the_call_and_another_with_the_reply() {
     );
     assert_eq!((fake.running(), x[0], x[8]), (child.vcore, 5, 1));
     let arrived = binding::read(&fake, environment::by_number(&fake, 3).unwrap(), 30).unwrap();
-    assert_eq!((arrived.object, arrived.rights.bits(), arrived.root), (2, 1, false));
+    assert_eq!((arrived.object, rights(&arrived).bits(), arrived.root()), (2, 1, false));
     let x = fake.svc(Call::ReplyWait, &[reply_flag::SEND, 0, 0, 0, 0, 0, 0, 0, 0, POOL | 0x83 << 16]);
     assert_eq!((fake.running(), x[8]), (init, 1));
     assert_eq!(binding::read(&fake, environment::by_number(&fake, 1).unwrap(), SLOT + 5).unwrap().object, 3);

@@ -1,6 +1,7 @@
 //! Who may do what, before and after a call: the difference must have a reason.
 
 use crate::fake::Fake;
+use crate::fake::world::{kind, range, rights};
 use exo::binding::{self, Binding};
 use exo::environment::Environment;
 use exo::frame::Kind;
@@ -29,12 +30,13 @@ pub struct Holdings {
     pools: Vec<pool::State>,
 }
 
+/// Bits of a head that move with each write of the entry.
+const GENERATION: u64 = 0xffff_0000;
+
 fn live(fake: &Fake, environment: &Environment) -> Vec<(u64, Binding)> {
     let slots = environment.binding_frames.iter().filter(|frame| frame.load(Relaxed) != 0).count() as u64 * 128;
     let read = |handle: u64| {
-        binding::read(fake, environment, handle)
-            .ok()
-            .filter(|binding| binding::check(fake, binding, Rights::empty()).is_ok())
+        binding::read(fake, environment, handle).ok().filter(|binding| binding.check(fake, Rights::empty()).is_ok())
     };
     (0..slots).filter_map(|handle| Some((handle, read(handle)?))).collect()
 }
@@ -82,13 +84,13 @@ impl Holdings {
     fn had(&self, kind: BindingKind) -> impl Iterator<Item = &Binding> {
         self.bindings
             .iter()
-            .filter(move |((number, _), binding)| *number == self.number && binding.kind == kind)
+            .filter(move |((number, _), binding)| *number == self.number && self::kind(binding) == kind)
             .map(|(_, binding)| binding)
     }
 
     /// The caller could change this environment's tables and bindings.
     fn could_map(&self, frame: Pfn) -> bool {
-        self.had(BindingKind::Env).any(|binding| binding.object == frame.0 && binding.rights.contains(Rights::ENV_MAP))
+        self.had(BindingKind::Env).any(|binding| binding.object == frame.0 && rights(binding).contains(Rights::ENV_MAP))
     }
 
     /// Says what grew without a reason.
@@ -119,32 +121,36 @@ impl Holdings {
         let number = environment.number();
         let old = self.bindings.get(&(number, handle));
         // What was there before, or less.
-        if old.is_some_and(|old| Binding { rights: new.rights, ..*old } == *new && old.rights.contains(new.rights)) {
+        if old.is_some_and(|old| {
+            old.with(rights(new)).head & !GENERATION == new.head & !GENERATION
+                && (old.expected, old.object, old.badge) == (new.expected, new.object, new.badge)
+                && rights(old).contains(rights(new))
+        }) {
             return true;
         }
         let own = number == self.number;
         match call {
-            Some(Call::Grant | Call::Call | Call::ReplyWait) => self.had(new.kind).any(|source| {
+            Some(Call::Grant | Call::Call | Call::ReplyWait) => self.had(kind(new)).any(|source| {
                 let object = source.object == new.object
-                    || (matches!(new.kind, BindingKind::Core | BindingKind::Irq | BindingKind::Device)
-                        && source.covers(new.range().0, new.range().1));
+                    || (matches!(kind(new), BindingKind::Core | BindingKind::Irq | BindingKind::Device)
+                        && source.covers(range(new).0, range(new).1));
                 let target = call != Some(Call::Grant) || self.could_map(environment.frame());
-                let badge = !matches!(new.kind, BindingKind::Gate | BindingKind::Event)
-                    || (source.badge == new.badge && source.cell == new.cell);
+                let badge = !matches!(kind(new), BindingKind::Gate | BindingKind::Event)
+                    || (source.badge == new.badge && source.cell() == new.cell());
                 object
                     && target
                     && badge
-                    && source.rights.contains(new.rights | Rights::GRANT)
-                    && source.root_cell == new.root_cell
-                    && !new.root
+                    && rights(source).contains(rights(new) | Rights::GRANT)
+                    && source.head >> 48 == new.head >> 48
+                    && !new.root()
             }),
             Some(Call::PoolCreate) => {
-                own && new.kind == BindingKind::Pool && self.pools[new.object as usize] == pool::State::Unused
+                own && kind(new) == BindingKind::Pool && self.pools[new.object as usize] == pool::State::Unused
             }
             // The binding with which to finish.
-            Some(Call::PoolDestroy) => own && new.kind == BindingKind::Pool && new.rights == Rights::POOL_REVOKE,
+            Some(Call::PoolDestroy) => own && kind(new) == BindingKind::Pool && rights(new) == Rights::POOL_REVOKE,
             Some(Call::EnvCreate) => {
-                let object = if new.kind == BindingKind::Env { new.object } else { environment.frame().0 };
+                let object = if kind(new) == BindingKind::Env { new.object } else { environment.frame().0 };
                 (own || handle < 2) && !self.environments.iter().any(|(_, frame)| frame.0 == object)
             }
             Some(Call::GateBind | Call::EventBind) => {
@@ -163,10 +169,10 @@ impl Holdings {
             Some(word) if word.exposed() => wanted == Rights::POOL_READ,
             Some(word) if word.kind() != Kind::Device => self
                 .had(BindingKind::Pool)
-                .any(|binding| binding.object == word.pool() && binding.rights.contains(wanted)),
+                .any(|binding| binding.object == word.pool() && rights(binding).contains(wanted)),
             _ => {
                 self.had(BindingKind::Device)
-                    .any(|binding| binding.covers(leaf.pfn().0, 1) && binding.rights.contains(wanted))
+                    .any(|binding| binding.covers(leaf.pfn().0, 1) && rights(binding).contains(wanted))
                     && !fake.kernel_device(leaf.pfn())
             }
         };

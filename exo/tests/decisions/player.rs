@@ -83,7 +83,7 @@ impl Player<'_> {
             return SELF;
         }
         let fits: Vec<u64> = (0..128)
-            .filter(|handle| binding::read(self.fake, me, *handle).is_ok_and(|binding| binding.kind == kind))
+            .filter(|handle| binding::read(self.fake, me, *handle).is_ok_and(|binding| self::kind(&binding) == kind))
             .collect();
         if fits.is_empty() { 0 } else { self.dice.of(&fits) }
     }

@@ -4,11 +4,11 @@ use crate::fake::world::*;
 use crate::fake::{Fake, TICKS};
 use crate::holdings::Holdings;
 use crate::player::{Dice, EXTREMES, Player};
-use exo::binding;
+use exo::binding::Binding;
 use exo::machine::Machine;
 use exo::vcore::{Start, State, VcoreRef};
 use exo::{event, interrupt, slice, vcore};
-use exo_abi::binding::BindingKind;
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::page::{MapEntry, Prot};
 use exo_abi::{Call, Handle, Refusal};
 use proptest::prelude::*;
@@ -29,19 +29,19 @@ impl Player<'_> {
                     let claim = slice::Claim {
                         owner: reference,
                         environment: environment.number(),
-                        cell: (4, binding::value(fake, 4)),
+                        by: &Binding::new(fake, BindingKind::Core, Rights::EVERYTHING, 4, 0),
                         length: 1000 * TICKS,
-                        exact: slice::Exact::No,
+                        exact: 0,
                     };
                     let _ = slice::claim(fake, fake.core(), position, &claim);
                 }
                 let _ = match vcore.word().state() {
                     State::Stopped => vcore::start(fake, reference, vcore, Some(&start)).is_ok(),
                     State::Waiting | State::Gate if self.dice.one_in(2) => {
-                        event::raise(fake, reference, vcore.mask.load(Relaxed)) == event::Raised::Woken
+                        event::raise(fake, reference, vcore.mask.load(Relaxed))
                     }
                     State::Waiting => {
-                        event::alarm_passed(fake, reference, vcore);
+                        event::alarm_passed(fake, reference, vcore, vcore.alarm.load(Relaxed));
                         true
                     }
                     _ => false,

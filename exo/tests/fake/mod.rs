@@ -152,7 +152,7 @@ impl Fake {
                 bitmap: Box::leak(bitmap.into_boxed_slice()),
             },
             memory,
-            tables: Box::new(Tables::new()),
+            tables: Box::default(),
             lines: (0..2 * LINES).map(|_| AtomicU64::new(0)).collect(),
             cores: (0..cores).map(|id| Core::new(id, Pfn(SLICES + id))).collect(),
             uart_owner: AtomicU64::new(0),
@@ -289,9 +289,6 @@ impl Machine for Fake {
         self.page(pfn).0.iter().for_each(|word| word.store(0, Relaxed));
         // About what it costs: 64 steps of DC ZVA.
         self.work.set(self.work.get() + 64);
-    }
-    fn hardware_accessed(&self) -> bool {
-        false
     }
     fn publish_descriptors(&self) {
         self.fill_tlb();

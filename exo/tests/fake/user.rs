@@ -35,12 +35,13 @@ impl Fake {
     pub fn settle(&self, outcome: Outcome, x: &mut [u64; 11]) {
         match outcome {
             Outcome::Return | Outcome::ReturnOrUpcall => {}
-            Outcome::Deliver(next) => self.pc.set(self.control(next).pc().load(Relaxed)),
+            Outcome::Deliver(next) => self.pc.set(self.control(next).get(exo::word!(pc))),
             Outcome::Resume(next) => call::leave_fp(self, next),
             Outcome::Enter(next) => {
                 call::leave_fp(self, next);
-                if call::prepare(self, next, x) != Resume::Full {
-                    self.pc.set(self.control(next).pc().load(Relaxed));
+                let control = self.control(next);
+                if call::prepare(self.vcore(next), control, x) != Resume::Full {
+                    self.pc.set(control.get(exo::word!(pc)));
                 }
             }
             Outcome::Idle => call::leave_fp(self, VcoreRef::NONE),

@@ -1,9 +1,11 @@
 //! Environments to test with, made by calls only.
 
 use super::{FIRST, FREE, Fake};
+use exo::binding::Binding;
 use exo::frame::Kind;
 use exo::machine::Machine;
 use exo::vcore::{State, VcoreRef};
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
 use exo_abi::page::{MapEntry, Prot};
 use exo_abi::{Call, Handle, Pfn, Refusal};
@@ -158,7 +160,7 @@ impl Fake {
 
     /// What a vcore that goes on behind its call finds in x0 to x8.
     pub fn result(&self, vcore: VcoreRef, index: usize) -> u64 {
-        self.control(vcore).result(index).load(Relaxed)
+        self.control(vcore).get(exo::word!(result) + index)
     }
 
     /// Destroys a child; the first environment runs.
@@ -179,6 +181,21 @@ impl Fake {
         let cells = self.tables().cells.iter().map(|cell| cell.load(Relaxed) & 0xffff);
         kinds.chain(numbers).chain(pools).chain(cells).collect()
     }
+}
+
+/// What a binding refers to.
+pub fn kind(binding: &Binding) -> BindingKind {
+    BindingKind::from_number(binding.head & 0xf).expect("a binding has a kind")
+}
+
+/// What it permits.
+pub fn rights(binding: &Binding) -> Rights {
+    Rights::from_bits_retain((binding.head >> 8) as u8)
+}
+
+/// The range it refers to: first and count.
+pub fn range(binding: &Binding) -> (u64, u64) {
+    (binding.object & 0xffff_ffff, binding.object >> 32)
 }
 
 /// A refusal as `map` answers it before anything is done.
