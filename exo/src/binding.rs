@@ -92,7 +92,8 @@ pub const fn range(first: u64, count: u64) -> u64 {
 }
 
 fn cell_word<M: Machine>(m: &M, cell: u64) -> &AtomicU64 {
-    &m.tables().cells[cell as usize % MAX_CELLS as usize]
+    let cells = &m.tables().cells;
+    cells.get(cell as usize).unwrap_or(&cells[0])
 }
 
 /// What a cell holds now.

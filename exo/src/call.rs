@@ -4,7 +4,7 @@ use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Allocated, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, FRAME_WORDS, Resume, Start, State, Vcore, VcoreRef};
+use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
@@ -22,9 +22,11 @@ use exo_abi::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Outcome {
-    /// The caller goes on; x0 to x8 are in the registers.
+    /// The caller goes on; x0 to x2 are in the registers.
     Return,
-    /// The same, but an event may have come that it wants as an upcall.
+    /// The caller goes on with x0 = 0 and these events in x1.
+    Events(u64),
+    /// The caller goes on with x0 = 0, but an event may have come that it wants as an upcall.
     ReturnOrUpcall,
     /// A vcore has been won and goes on as its state word says.
     Enter(VcoreRef),
@@ -37,61 +39,54 @@ pub enum Outcome {
 }
 
 /// Runs call `number` of the running vcore with x0 to x10 in `x`, where the results are left.
+#[inline(always)]
 pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
-    let environment = m.environment(m.core().running().environment());
-    let done = match Call::from_number(number) {
+    let environment = own_environment(m);
+    let call = Call::from_number(number);
+    let outcome = match call {
         None => Err(Refusal::NoSuchCall),
-        Some(Call::Call | Call::ReplyWait | Call::Wait | Call::Notify | Call::YieldTo) => {
-            return switching(m, number, x);
-        }
-        Some(Call::Halt) => return halt(m, m.core().running(), stop_reason::HALTED, x[0]),
+        Some(Call::Call) => gate::call(m, environment, x),
+        Some(Call::ReplyWait) => gate::reply_wait(m, environment, x),
+        Some(Call::Wait) => event::wait(m, x[0], x[1]),
+        Some(Call::YieldTo) => yield_to(m, x[0], x[1]),
+        Some(Call::Notify) => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
+            .map(|target| event::notify(m, target.object)),
+        Some(Call::Halt) => Ok(halt(m, m.core().running(), stop_reason::HALTED, x[0])),
         Some(call) => {
             let mut request = Request { m, environment, x, results: [0; 2] };
             let done = request.run(call);
-            (x[1], x[2]) = (request.results[0], request.results[1]);
-            done
+            let results = request.results;
+            (x[0], x[1], x[2]) = (done.err().map_or(0, |refusal| refusal as u64), results[0], results[1]);
+            return Outcome::Return;
         }
     };
-    x[0] = done.err().map_or(0, |refusal| refusal as u64);
-    Outcome::Return
-}
-
-/// The calls that give the core to somebody else, as often as not.
-#[inline(always)]
-pub fn switching<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
-    const CALL: u64 = Call::Call as u64;
-    const REPLY_WAIT: u64 = Call::ReplyWait as u64;
-    const WAIT: u64 = Call::Wait as u64;
-    const NOTIFY: u64 = Call::Notify as u64;
-    let environment = m.environment(m.core().running().environment());
-    let result = match number {
-        NOTIFY => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
-            .map(|target| event::notify(m, target.object, x)),
-        WAIT => event::wait(m, x[0], x[1], x),
-        CALL => gate::call(m, environment, x),
-        REPLY_WAIT => gate::reply_wait(m, environment, x),
-        _ => yield_to(m, environment, x),
-    };
-    result.unwrap_or_else(|refusal| {
+    outcome.unwrap_or_else(|refusal| {
         // Of `reply_wait` x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
-        (x[0], x[1], x[2]) = if number == REPLY_WAIT { (0, 0, refusal as u64) } else { (refusal as u64, 0, 0) };
+        let second = call == Some(Call::ReplyWait);
+        (x[0], x[1], x[2]) = if second { (0, 0, refusal as u64) } else { (refusal as u64, 0, 0) };
         Outcome::Return
     })
 }
 
-fn yield_to(m: &impl Machine, environment: &Environment, x: &[u64; 11]) -> Result<Outcome, Refusal> {
-    let binding = binding::read(m, environment, x[0])?;
+/// `yield_to`.
+pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Result<Outcome, Refusal> {
+    let binding = binding::read(m, own_environment(m), handle)?;
     let target = if binding.is(BindingKind::Env) {
         binding.check(m, Rights::ENV_RUN)?;
-        vcore::of(environment::living(m, binding.object)?, x[1])?.0
+        vcore::of(environment::living(m, binding.object)?, index)?.0
     } else if binding.is(BindingKind::Gate) {
         binding.check(m, Rights::GATE_CALL)?;
-        below(x[1], 1)?;
+        below(index, 1)?;
         VcoreRef::from_word(binding.object)
     } else {
         return Err(Refusal::WrongKind);
     };
     slice::yield_to(m, target)
+}
+
+/// The environment of the running vcore.
+fn own_environment<M: Machine>(m: &M) -> &Environment {
+    m.environment(m.core().running().environment())
 }
 
 /// Stops the running vcore and tells the supervisor.
@@ -142,31 +137,19 @@ fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
     }
 }
 
-/// How a won vcore goes on; x0 to x8 are left in `x` unless it is [`Resume::Full`].
-#[inline(always)]
-pub fn prepare(vcore: &Vcore, control: Control<'_>, x: &mut [u64; 11]) -> Resume {
-    let word = vcore.word();
-    match word.resume() {
-        Resume::Full => {}
-        Resume::Result => (0..9).for_each(|index| x[index] = control.get(word!(result) + index)),
-        Resume::Events => *x = [0, vcore.take(word.pending() & vcore.mask.load(Relaxed)), 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    }
-    word.resume()
-}
-
 /// Events that a vcore wants as an upcall now; they are taken.
 #[inline(always)]
-pub fn upcall_events(vcore: &Vcore, control: Control<'_>) -> u64 {
+pub fn upcall_events(m: &impl Machine, vcore: &Vcore, control: Control<'_>) -> u64 {
     let wanted = vcore.word().pending() & control.get(word!(upcall_events));
     if wanted == 0 || control.get(word!(masked)) != 0 || control.get(word!(upcall_entry)) == 0 {
         return 0;
     }
-    vcore.take(wanted)
+    vcore.take(m, wanted)
 }
 
 /// The batch of a `resume`: the same as `map` on the own tables. Answers the refusal's number and the entries done.
 pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
-    let environment = m.environment(m.core().running().environment());
+    let environment = own_environment(m);
     // Whoever may fill the slot may have put another environment's binding there: that permits nothing here.
     let allowed = binding::find(m, environment, Handle::SELF.0 as u64, BindingKind::Env, Rights::ENV_MAP)
         .and_then(|own| if own.object == environment.frame().0 { Ok(()) } else { Err(Refusal::WrongKind) })
@@ -445,7 +428,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn vcore_report(&mut self) -> Result<(), Refusal> {
         let (_, vcore) = self.vcore(Rights::ENV_DESTROY)?;
-        if vcore.word().state() != State::Stopped {
+        if !vcore.word().is(State::Stopped) {
             return Err(Refusal::WrongState);
         }
         let reason = vcore.mask.load(Relaxed);

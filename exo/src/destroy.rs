@@ -72,7 +72,7 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
 fn stop(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
     for (index, vcore) in dying.vcores.iter().enumerate() {
         let reference = VcoreRef::new(dying.frame(), index as u64);
-        if vcore.word().state() == vcore::State::None {
+        if vcore.word().is(vcore::State::None) {
             continue;
         }
         match vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) {
@@ -194,7 +194,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, place: u64
 /// Control pages, binding tables and the root table become data of their pool.
 fn objects(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
     for vcore in &dying.vcores {
-        if vcore.word().state() != vcore::State::None {
+        if !vcore.word().is(vcore::State::None) {
             frame::become_data(m, vcore.control_frame());
             vcore.state.store(0, Release);
             // Zeroing a page is long: one a step.

@@ -8,21 +8,22 @@ use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
 
 /// Makes events of a vcore pending, and wakes it if it waits for one of them: then this answers true.
-#[inline(always)]
 pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
     let target = m.vcore(reference);
-    let before = StateWord(target.state.fetch_or(events, AcqRel));
-    if before.waits() {
-        let mask = target.mask.load(Relaxed);
-        let ends = |word: StateWord| word.waits() && word.pending() & mask != 0;
-        let woken = target.update(|word| ends(word).then(|| word.ready(Resume::Events))).is_some();
-        if woken {
-            make_runnable(m, reference);
-            m.core().woken.store(reference.0, Relaxed);
-        }
-        return woken;
+    let ends = |word: StateWord| word.waits() && word.pending() & target.mask.load(Relaxed) != 0;
+    let with = |word: StateWord| StateWord(word.0 | events);
+    let before = target.update(m, |word| {
+        let word = with(word);
+        Some(if ends(word) { word.ready(Resume::Events) } else { word })
+    });
+    // An event is never lost: it stays for the next look, if others change the word all the time.
+    let before = before.unwrap_or_else(|| StateWord(target.state.fetch_or(events, AcqRel)));
+    if ends(with(before)) {
+        make_runnable(m, reference);
+        m.core().woken.store(reference.0, Relaxed);
+        return true;
     }
-    if before.state() == State::Running && reference != m.core().running() {
+    if before.is(State::Running) && reference != m.core().running() {
         // It runs elsewhere: if it wants to be interrupted for this event and did not know of it yet, its core must look.
         let wanted = vcore::control(m, target).get(word!(upcall_events));
         if wanted & events & !before.0 != 0 {
@@ -34,11 +35,13 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
 
 /// Marks the positions of a ready vcore, and of who waits for it to reply, as worth a look.
 pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
+    let here = m.core();
     for _ in 0..=MAX_CHAIN_CALLS {
         let vcore = m.vcore(reference);
         let slots = vcore.slots.load(Acquire);
-        if slots != 0
-            && let Some(core) = m.core_at(vcore.home())
+        if vcore.home() == here.id() && here.ready.load(Relaxed) & slots == slots {
+            // Nothing to do: only its own core clears a position's bit.
+        } else if let Some(core) = m.core_at(vcore.home())
             && core.ready.fetch_or(slots, AcqRel) & slots != slots
         {
             slice::kick(m, core);
@@ -51,30 +54,39 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
 }
 
 /// A vcore that is in state `from` becomes ready, to go on so.
+#[inline(always)]
 pub fn go_on(m: &impl Machine, reference: VcoreRef, from: State, resume: Resume) {
-    if m.vcore(reference).go(from, |word| word.ready(resume)) {
+    if m.vcore(reference).go(m, from, |word| word.ready(resume)) {
         make_runnable(m, reference);
     }
 }
 
 /// `notify`: raises one event; the woken vcore may run at once.
-pub fn notify(m: &impl Machine, object: u64, x: &mut [u64; 11]) -> Outcome {
+#[inline(always)]
+pub fn notify(m: &impl Machine, object: u64) -> Outcome {
     let core = m.core();
-    let (me, target) = (core.running(), VcoreRef::from_word(object));
-    x[0] = 0;
-    if raise(m, target, 1 << (object >> 44)) {
-        core.woken.store(0, Relaxed);
-        gate::suspend(m, me);
-        if slice::borrow(m, target, Resume::Result) {
-            return Outcome::Enter(target);
+    let (me, target, event) = (core.running(), VcoreRef::from_word(object), 1 << (object >> 44));
+    let vcore = m.vcore(target);
+    let ends = |word: StateWord| word.waits() && vcore.mask.load(Relaxed) & event != 0;
+    if ends(vcore.word())
+        && let Some(loan) = slice::loan_for(m, target)
+    {
+        // Won at once: nobody needs to know that it was ready.
+        let runs = |word: StateWord| StateWord(word.0 | event).ready(Resume::Events).in_state(State::Running);
+        if vcore.update(m, |word| ends(word).then(|| runs(word))).is_some() {
+            gate::suspend(m, me);
+            return slice::lend(m, loan, target, Resume::Result);
         }
     }
+    raise(m, target, event);
+    core.woken.store(0, Relaxed);
     // An event of one's own may be wanted as an upcall.
-    if target == me { Outcome::ReturnOrUpcall } else { Outcome::Return }
+    if target == me { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
 }
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.
-pub fn wait(m: &impl Machine, mask: u64, alarm: u64, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
+#[inline(always)]
+pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Result<Outcome, Refusal> {
     if mask & !vcore::PENDING != 0 {
         return Err(Refusal::BadArgument);
     }
@@ -89,12 +101,11 @@ pub fn wait(m: &impl Machine, mask: u64, alarm: u64, x: &mut [u64; 11]) -> Resul
     if !passed && vcore.word().pending() & mask == 0 {
         gate::suspend(m, me);
         let waits = |word: StateWord| (word.pending() & mask == 0).then(|| word.in_state(State::Waiting));
-        if vcore.update(waits).is_some() {
+        if vcore.update(m, waits).is_some() {
             return Ok(slice::schedule(m));
         }
     }
-    (x[0], x[1], x[2]) = (0, vcore.take(vcore.word().pending() & mask), 0);
-    Ok(Outcome::Return)
+    Ok(Outcome::Events(vcore.take(m, vcore.word().pending() & mask)))
 }
 
 /// A slice of this vcore begins: an event for who asks.
@@ -108,10 +119,10 @@ pub fn slice_began(m: &impl Machine, vcore: &Vcore) {
 pub fn alarm_passed(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, alarm: u64) {
     if vcore.alarm.compare_exchange(alarm, 0, AcqRel, Relaxed).is_err() {
         // It has just set another one.
-    } else if vcore.go(State::Waiting, |word| word.ready(Resume::Events)) {
+    } else if vcore.go(m, State::Waiting, |word| word.ready(Resume::Events)) {
         make_runnable(m, reference);
         m.core().woken.store(reference.0, Relaxed);
-    } else if vcore.word().state() == State::Calling {
+    } else if vcore.word().is(State::Calling) {
         gate::miss_deadline(m, reference, vcore);
     } else {
         raise(m, reference, 1 << event::ALARM);

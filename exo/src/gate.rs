@@ -119,7 +119,7 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
         return Err(Refusal::DeadlineMissed);
     }
     accept(m, environment, vcore, flags & call_flag::ACCEPT, x[10])?;
-    if !callee.go(State::Gate, |word| word.in_state(State::Running)) {
+    if !callee.go(m, State::Gate, |word| word.in_state(State::Running)) {
         return is_open(callee.word()).and(Err(Refusal::Busy));
     }
     // From here nothing refuses.
@@ -170,7 +170,7 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
     slice::note_alarm(m, vcore, alarm);
     let ends = |word: StateWord| word.pending() & mask != 0;
     let old =
-        vcore.update(|word| Some(if ends(word) { word.ready(Resume::Events) } else { word.in_state(State::Gate) }));
+        vcore.update(m, |word| Some(if ends(word) { word.ready(Resume::Events) } else { word.in_state(State::Gate) }));
     let opened = !old.is_some_and(ends);
     match arrived {
         Some(arrived) if direct => {
@@ -182,9 +182,8 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
             Ok(Outcome::Deliver(caller))
         }
         // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
-        _ if !opened && vcore.go(State::Ready, |word| word.in_state(State::Running)) => {
-            (x[0], x[1], x[2]) = (0, vcore.take(vcore.word().pending() & mask), 0);
-            Ok(Outcome::Return)
+        _ if !opened && vcore.go(m, State::Ready, |word| word.in_state(State::Running)) => {
+            Ok(Outcome::Events(vcore.take(m, vcore.word().pending() & mask)))
         }
         _ => Ok(slice::schedule(m)),
     }
@@ -193,8 +192,8 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
 /// Ends `caller`'s call, if it still is in that call of `callee`: it is in state `next` then.
 fn end(m: &impl Machine, callee: VcoreRef, caller: VcoreRef, next: State) -> bool {
     let vcore = m.vcore(caller);
-    let this = |word: StateWord| word.state() == State::Calling && VcoreRef(vcore.callee.load(Acquire)) == callee;
-    let ended = vcore.update(|word| this(word).then(|| word.in_state(next))).is_some();
+    let this = |word: StateWord| word.is(State::Calling) && VcoreRef(vcore.callee.load(Acquire)) == callee;
+    let ended = vcore.update(m, |word| this(word).then(|| word.in_state(next))).is_some();
     if ended {
         vcore.alarm.store(0, Relaxed);
     }

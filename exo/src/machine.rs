@@ -90,6 +90,9 @@ pub trait Machine {
     /// The timer interrupts this core when it passes `at`; `u64::MAX`: never.
     fn set_timer(&self, at: u64);
 
+    /// Replaces a word that holds `old`, else answers what it holds: acquires and releases. (The compiler's own calls a function, before which registers must be saved.)
+    fn exchange(&self, word: &AtomicU64, old: u64, new: u64) -> Result<(), u64>;
+
     /// Fills a frame with zeros.
     fn zero(&self, pfn: Pfn);
     /// New descriptors become visible to the table walkers of all cores.

@@ -57,6 +57,8 @@ pub struct Core {
     loan: AtomicU64,
     loan_end: AtomicU64,
     round: AtomicU64,
+    /// Ticks of [`MIN_SLICE_US`]: with less left a slice does not begin, and nobody borrows from it.
+    shortest: AtomicU64,
     /// The owner of the position gave the rest of it to who runs, and wants it back at its end.
     lent: AtomicU64,
     /// Something happened after which the running vcore must not simply go on.
@@ -183,9 +185,10 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
     core.ready.fetch_or(1 << position, AcqRel);
     // Only alarms of owners of positions are kept: its own may have been passed over until now.
     let alarm = vcore.alarm.load(Relaxed);
-    if alarm != 0 && vcore.word().state() != State::Stopped {
+    if alarm != 0 && !vcore.word().is(State::Stopped) {
         core.alarm.fetch_min(alarm, Relaxed);
     }
+    core.shortest.store(m.ticks(MIN_SLICE_US), Relaxed);
     kick(m, core);
     Ok(())
 }
@@ -255,8 +258,8 @@ pub fn note_alarm(m: &impl Machine, vcore: &Vcore, at: u64) {
 }
 
 /// Wins a ready vcore.
-fn win(vcore: &Vcore) -> bool {
-    vcore.go(State::Ready, |word| word.in_state(State::Running))
+fn win(m: &impl Machine, vcore: &Vcore) -> bool {
+    vcore.go(m, State::Ready, |word| word.in_state(State::Running))
 }
 
 /// Wins the vcore at the end of the chain that begins at `owner`: claimed first, then checked to lead back.
@@ -264,7 +267,7 @@ pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
     let mut end = owner;
     for _ in 0..=MAX_CHAIN_CALLS {
         let vcore = m.vcore(end);
-        if win(vcore) {
+        if win(m, vcore) {
             if gate::leads_back(m, end, owner) {
                 return Some(end);
             }
@@ -272,7 +275,7 @@ pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
             event::go_on(m, end, State::Running, vcore.word().resume());
             return None;
         }
-        if vcore.word().state() != State::Calling {
+        if !vcore.word().is(State::Calling) {
             return None;
         }
         end = VcoreRef(vcore.callee.load(Acquire));
@@ -284,6 +287,7 @@ pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
 }
 
 /// The owner of a position, unless the binding that claimed it was taken back.
+#[inline(always)]
 fn live_owner(m: &impl Machine, core: &Core, position: u64) -> Option<VcoreRef> {
     let slot = core.slot(position);
     let owner = VcoreRef(slot.owner.load(Acquire));
@@ -300,6 +304,7 @@ fn left(m: &impl Machine, core: &Core, position: u64) -> u64 {
 }
 
 /// Charges the time since the last charge to who pays for it.
+#[inline(always)]
 fn charge(m: &impl Machine, core: &Core, now: u64) {
     let elapsed = now.wrapping_sub(core.charged.load(Relaxed));
     core.charged.store(now, Relaxed);
@@ -348,7 +353,7 @@ pub fn schedule(m: &impl Machine) -> Outcome {
         }
         core.position.store(next, Relaxed);
         let left = left(m, core, next);
-        if left < m.ticks(MIN_SLICE_US) {
+        if left < core.shortest.load(Relaxed) {
             continue;
         }
         if let Some(vcore) = claim_position(m, core, next) {
@@ -396,36 +401,37 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
     Outcome::Enter(vcore)
 }
 
-/// The running vcore gives up the core so that `woken`, which is ready, may run at the cost of its own later slice of this round.
-/// False, and nothing has changed, if it has none, or the rules of borrowing forbid it.
-pub fn borrow(m: &impl Machine, woken: VcoreRef, lender_resumes: Resume) -> bool {
-    let core = m.core();
+/// The position with which `woken` could pay for running now: its own next one in this round, unless the rules of borrowing forbid it.
+#[inline(always)]
+pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<u64> {
+    let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
-    let vcore = m.vcore(woken);
     if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore.home() != core.id() {
-        return false;
+        return None;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
     if later == 0 {
-        return false;
+        return None;
     }
     let loan = later.trailing_zeros() as u64;
     let words = vector(m, core);
     let exact = exposed(words, position, OWNER).load(Relaxed) | exposed(words, loan, OWNER).load(Relaxed);
-    let left = left(m, core, loan);
-    let allowed = exact & SLICE_EXACT == 0 && left >= m.ticks(MIN_SLICE_US);
-    if !allowed || live_owner(m, core, loan) != Some(woken) || !win(vcore) {
-        return false;
-    }
-    let now = m.now();
+    let allowed = exact & SLICE_EXACT == 0 && left(m, core, loan) >= core.shortest.load(Relaxed);
+    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(loan)
+}
+
+/// The running vcore gives up the core so that `woken`, which has been won, runs at the cost of its later slice `loan` of this round.
+#[inline(always)]
+pub fn lend(m: &impl Machine, loan: u64, woken: VcoreRef, lender_resumes: Resume) -> Outcome {
+    let (core, now) = (m.core(), m.now());
     charge(m, core, now);
     core.loan.store(loan, Relaxed);
-    core.loan_end.store(now + left, Relaxed);
+    core.loan_end.store(now + left(m, core, loan), Relaxed);
     let lender = core.running();
     core.begin_run(woken);
     event::go_on(m, lender, State::Running, lender_resumes);
     arm(m);
-    true
+    Outcome::Enter(woken)
 }
 
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
@@ -441,14 +447,17 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     } else {
         now >= core.slice_end.load(Relaxed) && core.contended(core.position())
     };
-    if expired || core.reschedule.load(Relaxed) != 0 || m.vcore(running).word().state() != State::Running {
+    if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
         core.set_running(VcoreRef::NONE);
         event::go_on(m, running, State::Running, Resume::Full);
         return schedule(m);
     }
     let woken = VcoreRef(core.woken.swap(0, Relaxed));
-    if woken.exists() && borrow(m, woken, Resume::Full) {
-        return Outcome::Enter(woken);
+    if woken.exists()
+        && let Some(loan) = loan_for(m, woken)
+        && win(m, m.vcore(woken))
+    {
+        return lend(m, loan, woken, Resume::Full);
     }
     arm(m);
     Outcome::Resume(running)

@@ -57,16 +57,16 @@ numbers! {
         Stopped = 1,
         /// Could run.
         Ready = 2,
-        /// In `wait`.
-        Waiting = 3,
+        /// Its call has ended and its results are being written.
+        Held = 3,
         /// A core runs it.
         Running = 4,
         /// In `reply_wait` with its gate open. (One bit from running, so that the vectors change it by one instruction; so is the next.)
         Gate = 5,
         /// In `call`.
         Calling = 6,
-        /// Its call has ended and its results are being written.
-        Held = 7,
+        /// In `wait`.
+        Waiting = 7,
     }
 }
 
@@ -102,6 +102,10 @@ impl StateWord {
     pub const fn resume(self) -> Resume {
         Resume::from_bits(self.0 >> 52 & 0xf)
     }
+    /// It is doing this.
+    pub const fn is(self, state: State) -> bool {
+        self.0 & STATE == (state as u64) << 48
+    }
     /// The events that are pending.
     pub const fn pending(self) -> u64 {
         self.0 & PENDING
@@ -114,9 +118,10 @@ impl StateWord {
     pub const fn ready(self, resume: Resume) -> StateWord {
         StateWord(self.0 & !(STATE | RESUME) | (State::Ready as u64) << 48 | (resume as u64) << 52)
     }
-    /// It is in `wait` or `reply_wait`.
+    /// It is in `wait` or `reply_wait`: the only states with both of these bits.
     pub const fn waits(self) -> bool {
-        matches!(self.state(), State::Waiting | State::Gate)
+        const BITS: u64 = (State::Waiting as u64 & State::Gate as u64) << 48;
+        self.0 & BITS == BITS
     }
 }
 
@@ -153,19 +158,20 @@ impl Vcore {
     /// Replaces the state word by `next` of it, which may decline; answers what it was. The word changes meanwhile only by events, each of which comes once,
     /// and by what another core does with the vcore: who loses that often gives up.
     #[inline(always)]
-    pub fn update(&self, next: impl Fn(StateWord) -> Option<StateWord>) -> Option<StateWord> {
+    pub fn update(&self, m: &impl Machine, next: impl Fn(StateWord) -> Option<StateWord>) -> Option<StateWord> {
         let mut word = self.word();
         for _ in 0..EVENTS + 16 {
-            match self.state.compare_exchange(word.0, next(word)?.0, AcqRel, Acquire) {
-                Ok(_) => return Some(word),
+            match m.exchange(&self.state, word.0, next(word)?.0) {
+                Ok(()) => return Some(word),
                 Err(seen) => word = StateWord(seen),
             }
         }
         None
     }
     /// Goes from a state to another one, if it is in it.
-    pub fn go(&self, from: State, to: impl Fn(StateWord) -> StateWord) -> bool {
-        self.update(|word| (word.state() == from).then(|| to(word))).is_some()
+    #[inline(always)]
+    pub fn go(&self, m: &impl Machine, from: State, to: impl Fn(StateWord) -> StateWord) -> bool {
+        self.update(m, |word| word.is(from).then(|| to(word))).is_some()
     }
     /// The frame of its control page.
     pub fn control_frame(&self) -> Pfn {
@@ -176,8 +182,15 @@ impl Vcore {
         self.control.load(Relaxed) >> 48
     }
     /// Takes pending events of a set.
-    pub fn take(&self, set: u64) -> u64 {
-        if set == 0 { 0 } else { self.state.fetch_and(!(set & PENDING), AcqRel) & set }
+    #[inline(always)]
+    pub fn take(&self, m: &impl Machine, set: u64) -> u64 {
+        let old = if set == 0 { None } else { self.update(m, |word| Some(StateWord(word.0 & !(set & PENDING)))) };
+        old.map_or(0, |word| word.0 & set)
+    }
+    /// Takes the events that a wait is for.
+    #[inline(always)]
+    pub fn take_waited(&self, m: &impl Machine) -> u64 {
+        self.take(m, self.word().pending() & self.mask.load(Relaxed))
     }
 }
 
@@ -221,7 +234,7 @@ pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
 /// A vcore of an environment that was created.
 pub fn of(environment: &Environment, index: u64) -> Result<(VcoreRef, &Vcore), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
-    if vcore.word().state() == State::None {
+    if vcore.word().is(State::None) {
         return Err(Refusal::WrongState);
     }
     Ok((VcoreRef::new(environment.frame(), index), vcore))
@@ -258,7 +271,7 @@ pub fn create(
     start: &Start,
 ) -> Result<(), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
-    if vcore.word().state() != State::None {
+    if !vcore.word().is(State::None) {
         return Err(Refusal::WrongState);
     }
     let pool = environment.pool();
@@ -275,7 +288,7 @@ pub fn create(
 pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<&Start>) -> Result<(), Refusal> {
     let new = vcore.mask.load(Relaxed) == stop_reason::NEW;
     // Held meanwhile, so that two starts do not mix.
-    if (anew.is_none() && !new) || !vcore.go(State::Stopped, |word| word.in_state(State::Held)) {
+    if (anew.is_none() && !new) || !vcore.go(m, State::Stopped, |word| word.in_state(State::Held)) {
         return Err(Refusal::WrongState);
     }
     if let Some(start) = anew {
@@ -283,7 +296,7 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     }
     vcore.alarm.store(0, Relaxed);
     vcore.mask.store(0, Relaxed);
-    vcore.take(PENDING);
+    vcore.take(m, PENDING);
     event::go_on(m, reference, State::Held, Resume::Result);
     Ok(())
 }
@@ -291,7 +304,7 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
 /// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which is interrupted.
 pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, code: u64) -> Result<(), Refusal> {
     let running_here = m.core().running() == reference;
-    let old = vcore.update(|word| match word.state() {
+    let old = vcore.update(m, |word| match word.state() {
         State::None | State::Stopped | State::Held => None,
         State::Running if !running_here => None,
         _ => Some(word.in_state(State::Stopped)),
@@ -308,7 +321,7 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
     };
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
-    if old.state() == State::Calling {
+    if old.is(State::Calling) {
         gate::abandon_callee(m, reference, vcore);
     }
     gate::fail_caller(m, reference, vcore, Refusal::Died);

@@ -16,7 +16,7 @@ use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
 use exo::{event, gate, interrupt, word};
 use exo_abi::binding::BindingKind;
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
-use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS};
+use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, Refusal};
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -31,9 +31,7 @@ core::arch::global_asm!(
     NULL = const Call::Null as u64,
     CALL = const Call::Call as u64,
     REPLY_WAIT = const Call::ReplyWait as u64,
-    RESUME = const Call::Resume as u64,
-    NOTIFY = const Call::Notify as u64,
-    FIRST_PLAIN = const Call::FrameAlloc as u64,
+    SWITCHING = const Call::FrameAlloc as u64,
     KIND_GATE = const BindingKind::Gate as u64,
     KIND_EVENT = const BindingKind::Event as u64,
     BINDING_FRAMES = const MAX_BINDING_FRAMES,
@@ -70,7 +68,9 @@ core::arch::global_asm!(
     ENVIRONMENT_SPACE = const offset_of!(Environment, space),
     ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
     PLAIN = sym on_plain,
-    SWITCHING = sym on_switching,
+    OTHER_NOTIFY = sym on_notify,
+    WAIT = sym on_wait,
+    YIELD_TO = sym on_yield,
     LATE_EVENT = sym on_late_event,
     INTERRUPT = sym on_interrupt,
     FAULT = sym on_fault,
@@ -88,22 +88,42 @@ const _: () = {
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 
-/// How the vectors leave: the caller goes on with its own x19 to x30.
-const LEAVE_PLAIN: u64 = 0;
-/// With x0 to x8 from the stack, and zeros.
-const LEAVE_WORDS: u64 = 1;
-/// With everything from the control page.
-const LEAVE_FULL: u64 = 2;
+/// How the vectors leave, and a word for that. (Of a batch: the refusal, and the entries done.)
+#[repr(C)]
+struct Leave(u64, u64);
 
-type Registers = [u64; 11];
+/// The caller goes on with x0 to x2 from the stack, and its own x19 to x30.
+const PLAIN: Leave = Leave(0, 0);
+/// x0 to x8 come from the address in the word.
+const WORDS: u64 = 1;
+/// Everything comes from the control page.
+const FULL: Leave = Leave(2, 0);
+/// x0 = 0, x1 = the word.
+const EVENTS: u64 = 3;
+/// x0 to x8 come from the stack.
+const DELIVER: Leave = Leave(4, 0);
+/// x0 = the word.
+const REFUSED: u64 = 5;
 
-extern "C" fn on_plain(x: &mut Registers, number: u64) -> u64 {
-    finish(call::dispatch(&Arm, number, x), x)
+extern "C" fn on_plain(x: &mut [u64; 11], number: u64) -> Leave {
+    finish(call::dispatch(&Arm, number, x))
 }
 
-/// Calls below [`Call::FrameAlloc`].
-extern "C" fn on_switching(x: &mut Registers, number: u64) -> u64 {
-    finish(call::switching(&Arm, number, x), x)
+/// `notify`, looked up.
+extern "C" fn on_notify(object: u64) -> Leave {
+    finish(event::notify(&Arm, object))
+}
+
+extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
+    event::wait(&Arm, mask, alarm).map_or_else(refused, finish)
+}
+
+extern "C" fn on_yield(handle: u64, index: u64) -> Leave {
+    call::yield_to(&Arm, handle, index).map_or_else(refused, finish)
+}
+
+fn refused(refusal: Refusal) -> Leave {
+    Leave(REFUSED, refusal as u64)
 }
 
 /// An event came just when the vectors opened this vcore's gate.
@@ -111,41 +131,37 @@ extern "C" fn on_late_event(reference: u64) {
     event::raise(&Arm, VcoreRef(reference), 0);
 }
 
-extern "C" fn on_interrupt(x: &mut Registers) -> u64 {
+extern "C" fn on_interrupt() -> Leave {
     serve_interrupts();
-    finish(slice::after_interrupt(&Arm), x)
+    finish(slice::after_interrupt(&Arm))
 }
 
 /// Exceptions that are no upcall; everything is saved.
-extern "C" fn on_fault(x: &mut Registers) -> u64 {
+extern "C" fn on_fault() -> Leave {
     const FP_TRAP: u64 = 0x07;
     let core = Arm.core();
     // Nothing has changed ESR since: the kernel takes no exceptions.
     if mrs!("esr_el1") >> 26 == FP_TRAP && core.fp.load(Relaxed) == 0 {
         call::use_fp(&Arm);
-        return finish(Outcome::Resume(core.running()), x);
+        return finish(Outcome::Resume(core.running()));
     }
-    finish(call::fault(&Arm), x)
+    finish(call::fault(&Arm))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
-extern "C" fn on_resume_events(x: &mut Registers) -> u64 {
+extern "C" fn on_resume_events() -> Leave {
     let control = running_control();
     control.copy(word!(upcall.pc), word!(preempted.pc), 2);
     control.copy(word!(upcall.x) + 16, word!(preempted.x) + 16, 2);
     control.set(word!(masked), 0);
-    finish(Outcome::Resume(Arm.core().running()), x)
+    finish(Outcome::Resume(Arm.core().running()))
 }
 
 /// The batch of a `resume`.
-extern "C" fn on_resume_batch(count: u64) -> Pair {
+extern "C" fn on_resume_batch(count: u64) -> Leave {
     let (refusal, done) = call::resume_batch(&Arm, count);
-    Pair(refusal, done)
+    Leave(refusal, done)
 }
-
-/// Two registers.
-#[repr(C)]
-struct Pair(u64, u64);
 
 fn serve_interrupts() {
     for _ in 0..INTERRUPTS_PER_ENTRY {
@@ -160,48 +176,67 @@ fn serve_interrupts() {
 }
 
 /// Makes whoever the outcome says the one that goes on when the vectors leave.
-fn finish(mut outcome: Outcome, x: &mut Registers) -> u64 {
-    // Ends: an idle core leaves this loop only with somebody to run.
+#[inline(always)]
+fn finish(outcome: Outcome) -> Leave {
+    match outcome {
+        Outcome::Return => PLAIN,
+        Outcome::Events(events) => Leave(EVENTS, events),
+        Outcome::Enter(next) => enter(next),
+        other => finish_rarely(other),
+    }
+}
+
+#[inline(never)]
+fn finish_rarely(outcome: Outcome) -> Leave {
+    match outcome {
+        Outcome::Deliver(next) => {
+            let control = switch(next);
+            execute!("msr sp_el0, {}", control.get(word!(sp)));
+            go_on(control.get(word!(pc)), 0);
+            DELIVER
+        }
+        Outcome::Resume(next) => {
+            call::leave_fp(&Arm, next);
+            resume_full(next, switch(next))
+        }
+        Outcome::Idle => idle(),
+        _ => {
+            let interrupted = Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
+            if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), running_control(), &interrupted) {
+                go_on(entry, 0);
+            }
+            Leave(EVENTS, 0)
+        }
+    }
+}
+
+/// A vcore that was won goes on as its state word says.
+#[inline(never)]
+fn enter(next: VcoreRef) -> Leave {
+    call::leave_fp(&Arm, next);
+    let (vcore, control) = (Arm.vcore(next), switch(next));
+    let leave = match vcore.word().resume() {
+        Resume::Full => return resume_full(next, control),
+        Resume::Result => Leave(WORDS, &raw const control.0[word!(result)] as u64),
+        Resume::Events => Leave(EVENTS, vcore.take_waited(&Arm)),
+    };
+    execute!("msr sp_el0, {}", control.get(word!(sp)));
+    execute!("msr tpidr_el0, xzr");
+    let interrupted = Interrupted { pc: control.get(word!(pc)), ..Interrupted::default() };
+    go_on(upcall(vcore, control, &interrupted).unwrap_or(interrupted.pc), 0);
+    leave
+}
+
+/// Sleeps until there is somebody to run.
+fn idle() -> Leave {
     loop {
-        match outcome {
-            Outcome::Return => return LEAVE_PLAIN,
-            Outcome::ReturnOrUpcall => {
-                let core = Arm.core();
-                let interrupted = Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
-                if let Some(entry) = upcall(Arm.vcore(core.running()), running_control(), &interrupted) {
-                    go_on(entry, 0);
-                }
-                return LEAVE_PLAIN;
-            }
-            Outcome::Deliver(next) => {
-                let control = switch(next);
-                execute!("msr sp_el0, {}", control.get(word!(sp)));
-                go_on(control.get(word!(pc)), 0);
-                return LEAVE_WORDS;
-            }
-            Outcome::Resume(next) => {
-                call::leave_fp(&Arm, next);
-                return resume_full(next, switch(next));
-            }
-            Outcome::Enter(next) => {
-                call::leave_fp(&Arm, next);
-                let (vcore, control) = (Arm.vcore(next), switch(next));
-                if call::prepare(vcore, control, x) == Resume::Full {
-                    return resume_full(next, control);
-                }
-                execute!("msr sp_el0, {}", control.get(word!(sp)));
-                execute!("msr tpidr_el0, xzr");
-                let interrupted = Interrupted { pc: control.get(word!(pc)), ..Interrupted::default() };
-                go_on(upcall(vcore, control, &interrupted).unwrap_or(interrupted.pc), 0);
-                return LEAVE_WORDS;
-            }
-            Outcome::Idle => {
-                call::leave_fp(&Arm, VcoreRef::NONE);
-                execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
-                registers::sleep();
-                serve_interrupts();
-                outcome = slice::after_interrupt(&Arm);
-            }
+        call::leave_fp(&Arm, VcoreRef::NONE);
+        execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
+        registers::sleep();
+        serve_interrupts();
+        match slice::after_interrupt(&Arm) {
+            Outcome::Idle => {}
+            outcome => return finish(outcome),
         }
     }
 }
@@ -231,7 +266,7 @@ fn switch(next: VcoreRef) -> Control<'static> {
 
 /// Everything from the control page's `preempted`, with the upcall that is due put in its way.
 #[inline(never)]
-fn resume_full(next: VcoreRef, control: Control<'static>) -> u64 {
+fn resume_full(next: VcoreRef, control: Control<'static>) -> Leave {
     const X16: usize = word!(preempted.x) + 16;
     let interrupted = Interrupted {
         pc: control.get(word!(preempted.pc)),
@@ -249,7 +284,7 @@ fn resume_full(next: VcoreRef, control: Control<'static>) -> u64 {
         }
         None => go_on(interrupted.pc, interrupted.flags),
     }
-    LEAVE_FULL
+    FULL
 }
 
 /// What an event's upcall saves of the program in whose way it comes.
@@ -264,7 +299,7 @@ struct Interrupted {
 /// Writes the upcall for the events that are due, if there are any; answers where the library is entered.
 #[inline(always)]
 fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: &Interrupted) -> Option<u64> {
-    let events = call::upcall_events(vcore, control);
+    let events = call::upcall_events(&Arm, vcore, control);
     (events != 0).then(|| write_upcall(control, interrupted, events))
 }
 
@@ -287,9 +322,9 @@ unsafe extern "C" {
 
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let mut x = [0; 11];
-    let leave = finish(slice::schedule(&Arm), &mut x);
-    debug_assert!(leave == LEAVE_WORDS);
+    let leave = finish(slice::schedule(&Arm));
+    debug_assert!(leave.0 == WORDS);
+    let argument = running_control().get(word!(result));
     // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
     unsafe {
         asm!(
@@ -299,7 +334,7 @@ pub fn begin() -> ! {
             ".endr",
             "eret",
             stack = in(reg) &raw const stack_top,
-            in("x0") x[0],
+            in("x0") argument,
             options(noreturn)
         )
     }

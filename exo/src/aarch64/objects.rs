@@ -15,7 +15,7 @@ use exo::slice::Core;
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::Pfn;
 use exo_abi::control_page::ControlPage;
-use exo_abi::exposed::{Features, MachineInfo};
+use exo_abi::exposed::MachineInfo;
 
 /// What is found out once, while booting.
 pub struct Globals {
@@ -29,8 +29,6 @@ pub struct Globals {
     pub uart: Option<Pfn>,
     /// The kernel's own devices.
     pub devices: List<Range, MAX_CONTROLLER_RANGES>,
-    /// What every core has.
-    pub features: Features,
 }
 
 /// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
@@ -74,12 +72,26 @@ pub struct Arm;
 
 /// Kernel address of a frame of RAM.
 pub fn address(pfn: Pfn) -> u64 {
-    linear(pfn.address())
+    shifted::<12>(pfn.0)
 }
 
 /// Kernel address of a byte of RAM.
-pub const fn linear(physical: u64) -> u64 {
-    LINEAR | physical & (MAX_SPAN - 1)
+pub fn linear(physical: u64) -> u64 {
+    shifted::<0>(physical)
+}
+
+/// Kernel address of a byte whose physical address is `number` << `SHIFT`. In assembly, so that the compiler takes it for any address:
+/// it would compose that of each field anew, since it sees that an OR would do.
+#[inline(always)]
+fn shifted<const SHIFT: u32>(number: u64) -> u64 {
+    const BITS: u32 = MAX_SPAN.trailing_zeros();
+    let address;
+    // SAFETY: two operations on numbers.
+    unsafe {
+        asm!("ubfiz {0}, {1}, #{2}, #{3}", "orr {0}, {0}, #{4}", out(reg) address, in(reg) number, const SHIFT, const BITS - SHIFT,
+            const LINEAR, options(pure, nomem, nostack, preserves_flags))
+    };
+    address
 }
 
 /// Zeroes pages of boot memory.
@@ -129,7 +141,7 @@ impl Machine for Arm {
     #[inline(always)]
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
         // SAFETY: as for `environment`: the reference is the physical address / 64 of a vcore in one.
-        unsafe { &*(linear(vcore.0 << 6) as *const Vcore) }
+        unsafe { &*(shifted::<6>(vcore.0) as *const Vcore) }
     }
     #[inline(always)]
     fn core(&self) -> &Core {
@@ -156,6 +168,31 @@ impl Machine for Arm {
     }
     fn set_timer(&self, at: u64) {
         execute!("msr cntv_cval_el0, {}", at);
+    }
+    #[inline(always)]
+    fn exchange(&self, word: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
+        let seen: u64;
+        // SAFETY: a compare-and-swap of a word that is borrowed, by LSE where every core has it.
+        unsafe {
+            asm!(
+                ".arch_extension lse",
+                "adrp {flag}, {lse}",
+                "ldrb {flag:w}, [{flag}, :lo12:{lse}]",
+                "cbnz {flag:w}, 3f",
+                "2: ldaxr {seen}, [{word}]",
+                "cmp {seen}, {old}",
+                "b.ne 4f",
+                "stlxr {flag:w}, {new}, [{word}]",
+                "cbnz {flag:w}, 2b",
+                "b 4f",
+                "3: mov {seen}, {old}",
+                "casal {seen}, {new}, [{word}]",
+                "4:",
+                lse = sym registers::__aarch64_have_lse_atomics, word = in(reg) word, old = in(reg) old, new = in(reg) new,
+                seen = out(reg) seen, flag = out(reg) _, options(nostack)
+            )
+        };
+        if seen == old { Ok(()) } else { Err(seen) }
     }
     fn zero(&self, pfn: Pfn) {
         // SAFETY: the caller has made the frame busy: nobody else has it.

@@ -80,7 +80,7 @@ pub fn features() -> Features {
 
 /// What the outlined atomics of compiler-builtins look at before each operation: not 0: FEAT_LSE is there.
 #[unsafe(no_mangle)]
-static __aarch64_have_lse_atomics: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+pub static __aarch64_have_lse_atomics: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
 
 /// Sets this core up for EL0: what traps, what may be read, what `features` allow.
 pub fn prepare(features: Features, core: u64) {

@@ -71,10 +71,9 @@
     csel    x1, x1, xzr, eq
     .endm
 
-// Rust, with everything saved.
+// Rust, with nothing on the stack that it needs.
     .macro  rust function
     sub     sp, sp, #{FRAME}
-    mov     x0, sp
     bl      \function
     b       leave
     .endm
@@ -167,15 +166,12 @@ vectors:
     b.eq    gate_call
     cmp     w16, #{REPLY_WAIT}
     b.eq    gate_reply
-    cmp     w16, #{RESUME}
-    b.eq    resume
     cmp     w16, #{NULL}
     b.eq    null
-    cmp     w16, #{NOTIFY}
-    b.eq    notify
-    sub     w17, w16, #1
-    lsr     w17, w17, #16
-    cbnz    w17, no_call                // another exception, or `svc #0`
+    cmp     w16, #{SWITCHING}
+    b.lo    switching
+    lsr     w17, w16, #16
+    cbnz    w17, no_call                // another exception
     b       other_call
 null:
     mov     x0, xzr
@@ -279,15 +275,16 @@ late_event:
     str     xzr, [sp, #64]
     mov     x0, x13
     bl      {LATE_EVENT}
-    b       leave_words
+    b       leave_stack
 
 // `event::notify` to oneself, of an event that is no upcall.
 notify:
     find    {KIND_EVENT}
     lsr     x14, x15, #44
+    mov     x16, x15
     address x15, 6, 32
     cmp     x15, x10
-    b.ne    slow
+    b.ne    other_notify
     ldr     x12, [x11, #{UPCALL_EVENTS}]
     mov     x13, #1
     lsl     x13, x13, x14
@@ -300,6 +297,25 @@ notify:
     mov     x0, xzr
     zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
     eret
+other_notify:
+    mov     x0, x16
+    rust    {OTHER_NOTIFY}
+
+// The calls that are told apart by a table. (`svc #0` is none.)
+switching:
+    adr     x17, 1f
+    add     x17, x17, x16, lsl #2
+    br      x17
+1:  b       no_call
+    b       null
+    b       gate_call
+    b       gate_reply
+    b       resume
+    b       wait
+    b       notify
+    rust    {YIELD_TO}
+wait:
+    rust    {WAIT}
 
 // A call that was not plain: its number again.
 slow:
@@ -312,11 +328,7 @@ other_call:
     stp     x10, x30, [sp, #80]
     mov     x0, sp
     mov     x1, x16
-    adr     x30, leave_call
-    cmp     x16, #{FIRST_PLAIN}
-    b.lo    {SWITCHING}
-    b       {PLAIN}
-leave_call:
+    bl      {PLAIN}
     cbnz    w0, leave
 
 // Back to the caller: x0 to x2, and its own x19 to x30.
@@ -327,12 +339,30 @@ leave_call:
     add     sp, sp, #{FRAME}
     eret
 
-// Out of the kernel into a vcore that was switched to: w0 = 1: x0 to x8 from the stack, zeros elsewhere; 2: everything from the control page.
+// Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
 leave:
-    tbnz    w0, #1, leave_full
+    cmp     w0, #3
+    b.lo    2f
+    b.hi    1f
+    mov     x0, xzr
+    b       leave_events
+1:  tbz     w0, #0, leave_stack
+    mov     x0, x1                      // a refusal
+    mov     x1, xzr
+leave_events:
+    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    add     sp, sp, #{FRAME}
+    eret
+2:  tbnz    w0, #1, leave_full
+    b       leave_words
+leave_stack:
+    mov     x1, sp
 leave_words:
-    words   ldp
-    ldr     x8, [sp, #64]
+    .irp    n, "2, 3", "4, 5", "6, 7"
+    pair    ldp, x1, 0, \n
+    .endr
+    ldr     x8, [x1, #64]
+    ldp     x0, x1, [x1]
     zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
     add     sp, sp, #{FRAME}
     eret

@@ -168,7 +168,7 @@ fn events_become_upcalls_only_for_who_asks_and_is_not_masked() {
     let (fake, child) = notified();
     fake.must(Call::Notify, &[EVENT]);
     let control = fake.control(child.vcore);
-    let wanted = || call::upcall_events(fake.vcore(child.vcore), control);
+    let wanted = || call::upcall_events(&fake, fake.vcore(child.vcore), control);
     assert_eq!(wanted(), 0);
     control.set(word!(upcall_events), u64::MAX);
     assert_eq!(wanted(), 0);

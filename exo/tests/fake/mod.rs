@@ -284,6 +284,9 @@ impl Machine for Fake {
     fn set_timer(&self, at: u64) {
         self.timers[self.here.get()].set(at);
     }
+    fn exchange(&self, word: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
+        word.compare_exchange(old, new, AcqRel, Acquire).map(|_| ())
+    }
     fn zero(&self, pfn: Pfn) {
         self.before_zero(pfn);
         self.page(pfn).0.iter().for_each(|word| word.store(0, Relaxed));

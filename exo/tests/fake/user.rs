@@ -34,15 +34,21 @@ impl Fake {
     /// Leaves the kernel, as the vectors do.
     pub fn settle(&self, outcome: Outcome, x: &mut [u64; 11]) {
         match outcome {
-            Outcome::Return | Outcome::ReturnOrUpcall => {}
+            Outcome::Return => {}
+            Outcome::Events(events) => *x = [0, events, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Outcome::ReturnOrUpcall => x[0] = 0,
             Outcome::Deliver(next) => self.pc.set(self.control(next).get(exo::word!(pc))),
             Outcome::Resume(next) => call::leave_fp(self, next),
             Outcome::Enter(next) => {
                 call::leave_fp(self, next);
                 let control = self.control(next);
-                if call::prepare(self.vcore(next), control, x) != Resume::Full {
-                    self.pc.set(control.get(exo::word!(pc)));
+                let vcore = self.vcore(next);
+                match vcore.word().resume() {
+                    Resume::Full => return,
+                    Resume::Result => (0..9).for_each(|index| x[index] = control.get(exo::word!(result) + index)),
+                    Resume::Events => *x = [0, vcore.take_waited(self), 0, 0, 0, 0, 0, 0, 0, 0, 0],
                 }
+                self.pc.set(control.get(exo::word!(pc)));
             }
             Outcome::Idle => call::leave_fp(self, VcoreRef::NONE),
         }
