@@ -1,6 +1,7 @@
 //! What the decisions need of the machine. `aarch64/` provides it on hardware, the tests provide a fake.
 
 use crate::environment::Environment;
+use crate::first::NUMBER;
 use crate::frame::Frames;
 use crate::pool::Pool;
 use crate::slice::Core;
@@ -24,13 +25,13 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// All numbers belong to environment 0, the kernel.
+    /// All numbers belong to the first environment; a cell's first value is 1, which nothing empty carries.
     pub const fn new() -> Tables {
         Tables {
-            cells: [const { AtomicU64::new(0) }; MAX_CELLS as usize],
-            pools: [const { Pool::new() }; MAX_POOLS as usize],
-            environments: [const { AtomicU64::new(0) }; MAX_ENVIRONMENTS as usize],
-            last_cell_value: AtomicU64::new(0),
+            cells: [const { AtomicU64::new(1 << 16 | NUMBER) }; MAX_CELLS as usize],
+            pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
+            environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
+            last_cell_value: AtomicU64::new(1),
         }
     }
 }
