@@ -25,6 +25,8 @@ mod layout {
     pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
     /// Most RAM span that the linear map takes: 256 GiB.
     pub const MAX_SPAN: u64 = 256 << 30;
+    /// Bytes that an entry of a root stands for.
+    pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
     pub const IMAGE: u64 = 0xffff_ffff_c000_0000;
     /// Bytes of a core's kernel stack. Boot needs most: 8 KiB with a device tree whose buses are nested, where a call needs 4.

@@ -1,9 +1,11 @@
 //! The interrupt controller: GICv2 (Arm IHI 0048B) and GICv3 (Arm IHI 0069), as far as the kernel needs them.
 
+use super::mmu;
 use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo::device_tree::Controller;
+use exo::device_tree::{Controller, Range};
+use exo::fault::Fault;
 use exo::machine::Trigger;
 
 /// The virtual timer's private interrupt.
@@ -66,55 +68,47 @@ fn write_complete() {
 }
 
 /// Interrupt lines, private ones included.
-pub fn lines() -> u64 {
+fn lines() -> u64 {
     (32 * ((read(distributor(TYPER)) & 0x1f) as u64 + 1)).min(SPECIAL)
 }
 
-/// Sets distributor and this core's interface up: everything masked but the timer.
-/// `second` is the CPU interface of a v2, or the redistributors (address and bytes of each region) of a v3. False: this core has no interface.
-#[must_use]
-pub fn set_up(controller: Controller, base: u64, second: &[(u64, u64)]) -> bool {
+/// Sets distributor and this core's interface up, everything masked but the timer; answers how many lines there are.
+/// Behind the distributor's range come the CPU interface's of a v2 (and what is for virtual machines), or the redistributors' of a v3.
+pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, Fault> {
+    let version_2 = controller == Some(Controller::V2);
+    let [base, others @ ..] = ranges else { return Err(Fault::NO_CONTROLLER) };
+    let base = mmu::device(*base).ok_or(Fault::DEVICES)?;
     DISTRIBUTOR.store(base, Relaxed);
     // v2: everything in group 0, which is interrupts, not fast ones. v3: affinity routing first, then group 1 (IHI 0069 12.9.4).
-    let (routing, group, group_on) = match controller {
-        Controller::V2 => (0, 0, 1),
-        Controller::V3 => (1 << 4, !0, 1 << 1),
-    };
-    write(distributor(CTLR), 0u32);
+    let (routing, group, group_on) = if version_2 { (0, 0, 1) } else { (1 << 4, !0, 1 << 1) };
+    write(base + CTLR, 0u32);
     write_complete();
-    write(distributor(CTLR), routing);
-    (32..lines()).step_by(32).for_each(|first| quiet(base, first, group));
-    write(distributor(CTLR), routing | group_on);
+    write(base + CTLR, routing);
+    let lines = lines();
+    (32..lines).step_by(32).for_each(|first| quiet(base, first, group));
+    write(base + CTLR, routing | group_on);
     write_complete();
-    let private = match controller {
-        Controller::V2 => second.first().map(|(interface, _)| {
-            CPU_INTERFACE.store(*interface, Relaxed);
-            base
-        }),
-        Controller::V3 => find_redistributor(second).map(|redistributor| {
-            let waker = redistributor + REDISTRIBUTOR_WAKER;
-            write(waker, read(waker) & !2);
-            wait_clear(waker, 4);
-            redistributor + PRIVATE_FRAME
-        }),
-    };
-    let Some(private) = private else { return false };
-    quiet(private, 0, group);
-    write(private + ISENABLER, 1u32 << TIMER);
-    // The core's interface: every priority, the group on; completion also deactivates (IHI 0069 12.2).
-    match CPU_INTERFACE.load(Relaxed) {
-        0 => {
-            execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
-            execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
-            execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
-            execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
-        }
-        interface => {
-            write(interface + INTERFACE_PMR, 0xffu32);
-            write(interface + CTLR, 1u32);
-        }
+    // Every priority, the group on; completion also deactivates (IHI 0069 12.2).
+    if version_2 {
+        let interface = others.first().and_then(|range| mmu::device(*range)).ok_or(Fault::DEVICES)?;
+        CPU_INTERFACE.store(interface, Relaxed);
+        quiet(base, 0, group);
+        write(interface + INTERFACE_PMR, 0xffu32);
+        write(interface + CTLR, 1u32);
+        write(base + ISENABLER, 1u32 << TIMER);
+    } else {
+        let redistributor = find_redistributor(others)?;
+        let waker = redistributor + REDISTRIBUTOR_WAKER;
+        write(waker, read(waker) & !2);
+        wait_clear(waker, 4);
+        quiet(redistributor + PRIVATE_FRAME, 0, group);
+        write(redistributor + PRIVATE_FRAME + ISENABLER, 1u32 << TIMER);
+        execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
+        execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
+        execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
+        execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
     }
-    true
+    Ok(lines)
 }
 
 /// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.
@@ -126,24 +120,22 @@ fn quiet(frame: u64, first: u64, group: u32) {
 }
 
 /// The redistributor whose affinity is this core's.
-fn find_redistributor(regions: &[(u64, u64)]) -> Option<u64> {
+fn find_redistributor(regions: &[Range]) -> Result<u64, Fault> {
     let affinity = registers::affinity();
     let wanted = (affinity >> 32 << 24 | affinity & 0xff_ffff) as u32;
-    for (start, bytes) in regions {
-        let mut at = *start;
-        while at + 0x2_0000 <= start + bytes {
+    for region in regions {
+        let mut at = mmu::device(*region).ok_or(Fault::DEVICES)?;
+        let end = at + region.bytes();
+        while at + 0x2_0000 <= end {
             let typer = read(at + 8);
             if read(at + 12) == wanted {
-                return Some(at);
+                return Ok(at);
             }
-            // Two frames of 64 KiB, four with virtual LPIs.
-            at += if typer & 2 != 0 { 0x4_0000 } else { 0x2_0000 };
-            if typer & 1 << 4 != 0 {
-                break;
-            }
+            // Two frames of 64 KiB, four with virtual LPIs. Bit 4: the last of the region.
+            at = if typer & 1 << 4 != 0 { end } else { at + 0x2_0000 + (typer as u64 & 2) * 0x1_0000 };
         }
     }
-    None
+    Err(Fault::NO_INTERFACE)
 }
 
 /// What the highest pending interrupt is, now active.

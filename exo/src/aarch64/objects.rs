@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
-use exo::device_tree::{List, MAX_CONTROLLER_RANGES, Range};
+use exo::device_tree::Ranges;
 use exo::environment::Environment;
 use exo::frame::Frames;
 use exo::machine::{Machine, Power, Tables, Trigger, Words};
@@ -28,7 +28,7 @@ pub struct Globals {
     /// The debug UART.
     pub uart: Option<Pfn>,
     /// The kernel's own devices.
-    pub devices: List<Range, MAX_CONTROLLER_RANGES>,
+    pub devices: Ranges,
     /// What every core has.
     pub features: Features,
 }
@@ -179,7 +179,7 @@ impl Machine for Arm {
     }
     fn kernel_device(&self, pfn: Pfn) -> bool {
         let at = pfn.address();
-        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end())
+        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end)
     }
     fn uart(&self) -> Option<Pfn> {
         globals().uart

@@ -1,6 +1,7 @@
 //! The kernel is wrong: it says so on the UART, whoever had it, and stops. Without `core::fmt`, which would be a tenth of the kernel.
 
 use super::{power, uart};
+use exo::fault::Fault;
 use exo::machine::Power;
 
 /// The exit code of a kernel that panicked.
@@ -8,8 +9,8 @@ const EXIT_CODE: u64 = 101;
 
 /// Says why the machine cannot be started, and stops.
 #[inline(never)]
-pub fn refuse(why: &str) -> ! {
-    stop(&["exo: cannot start: ", why], &[])
+pub fn refuse(fault: Fault) -> ! {
+    stop(&["exo: cannot start: ", fault.0], &[])
 }
 
 /// An exception of the kernel's own.

@@ -1,6 +1,8 @@
 //! The debug UART: a PL011 (Arm DDI 0183), polled, until a driver claims it.
 
+use super::mmu;
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo::device_tree::Range;
 
 const DATA: u64 = 0x00;
 const FLAGS: u64 = 0x18;
@@ -28,9 +30,12 @@ fn write(offset: u64, value: u32) {
     unsafe { ((BASE.load(Relaxed) + offset) as *mut u32).write_volatile(value) }
 }
 
-/// The registers are mapped here.
-pub fn set_base(address: u64) {
-    BASE.store(address, Relaxed);
+/// Maps the registers and sets the UART up: the boot header's, then the device tree's. Whether there is one.
+pub fn begin(registers: Range) -> bool {
+    let address = mmu::device(registers);
+    BASE.store(address.unwrap_or(BASE.load(Relaxed)), Relaxed);
+    reset();
+    address.is_some()
 }
 
 /// Waits, boundedly, until a flag is clear.
