@@ -4,9 +4,9 @@
 mod boot;
 #[expect(unsafe_code, reason = "exception vectors, and the registers of the interrupted program")]
 mod entry;
-#[expect(unsafe_code, reason = "device registers")]
+#[expect(unsafe_code, reason = "system registers of the interrupt controller")]
 mod gic;
-#[expect(unsafe_code, reason = "translation tables of the kernel")]
+#[expect(unsafe_code, reason = "translation tables of the kernel, and the devices mapped by them")]
 mod mmu;
 #[expect(unsafe_code, reason = "kernel objects in frames, by the linear map")]
 mod objects;
@@ -16,7 +16,6 @@ mod power;
 #[expect(unsafe_code, reason = "system registers, barriers, TLB and cache maintenance")]
 mod registers;
 pub mod start;
-#[expect(unsafe_code, reason = "device registers")]
 mod uart;
 
 /// Addresses and attributes that the boot code, the translation tables and the objects agree on.

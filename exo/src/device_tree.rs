@@ -10,7 +10,7 @@ use fdt::nodes::AsNode;
 /// Ranges of one sort that are looked at: banks of RAM, reserved memory, registers of an interrupt controller.
 pub const MAX_RANGES: usize = 32;
 /// Reserved ranges that a tree may name: the kernel adds what it uses itself.
-pub const MAX_RESERVED: usize = MAX_RANGES - 3;
+pub const MAX_RESERVED: usize = MAX_RANGES - 4;
 /// Bytes a tree may have; what firmware hands over is a hundredth of it.
 pub const MAX_BYTES: u32 = 2 << 20;
 /// Nodes inside each other that a tree may have, the root included: the parser passes silently over what lies deeper.
@@ -71,36 +71,30 @@ impl Ranges {
     pub fn as_slice(&self) -> &[Range] {
         self.items.get(..self.found).unwrap_or(&self.items)
     }
-    /// Cuts off what lies at or beyond `limit`; answers how many bytes that is.
-    pub fn cut(&mut self, limit: u64) -> u64 {
-        let beyond = self.items.iter_mut().map(|range| {
-            let end = range.end;
-            range.end = end.min(limit.max(range.start));
-            end - range.end
-        });
-        beyond.sum()
-    }
     /// The whole pages of these ranges that keep clear of `taken`, run by run, lowest first.
-    pub fn without(&self, taken: &Ranges) -> impl Iterator<Item = Range> {
-        core::iter::successors(self.next_run(taken, 0), |run| self.next_run(taken, run.end))
+    pub fn without<'a>(&'a self, taken: &'a Ranges) -> impl Iterator<Item = Range> + 'a {
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let run = self.next_run(taken, at);
+            at = run.end;
+            (at != 0).then_some(run)
+        })
     }
-    /// The first of these runs that begins at `at` or later.
+    /// The first of these runs that begins at `at` or later; all zeros: none.
     #[inline(never)]
-    fn next_run(&self, taken: &Ranges, mut at: u64) -> Option<Range> {
+    fn next_run(&self, taken: &Ranges, mut at: u64) -> Range {
         let taken = || taken.as_slice().iter().map(|range| range.pages());
         // Each turn passes one of the taken ranges.
         for _ in 0..=MAX_RANGES {
             let pieces = self.as_slice().iter().map(|range| (page_behind(range.start).max(at), page_before(range.end)));
-            let (start, end) = pieces.filter(|(start, end)| start < end).min()?;
-            match taken().find(|range| range.start <= start && start < range.end) {
-                Some(range) => at = range.end,
-                None => {
-                    let end = taken().map(|range| range.start).filter(|at| *at > start).fold(end, u64::min);
-                    return Some(Range { start, end });
-                }
-            }
+            let Some((start, end)) = pieces.filter(|(start, end)| start < end).min() else { break };
+            let Some(range) = taken().find(|range| range.start <= start && start < range.end) else {
+                let end = taken().map(|range| range.start).filter(|at| *at > start).fold(end, u64::min);
+                return Range { start, end };
+            };
+            at = range.end;
         }
-        None
+        Range::default()
     }
 }
 
@@ -143,38 +137,35 @@ pub struct Description {
     pub psci: Option<Conduit>,
 }
 
-/// What the kernel makes of a node's children.
+/// What the kernel takes a node for.
 #[derive(Clone, Copy)]
-enum Place {
+enum Kind {
     Nothing,
-    /// Those of the root.
     Root,
-    /// Those of a bus whose addresses are its parent's.
+    /// A bus whose addresses are its parent's.
     Bus,
     Cores,
+    Memory,
     Reserved,
-}
-
-/// What a device is.
-#[derive(Clone, Copy)]
-enum Device {
     Controller(Controller),
     Uart,
     Psci,
-    Bus,
 }
 
-/// The strings of `compatible` that the kernel knows.
-const KNOWN: [(&str, Device); 9] = [
-    ("arm,cortex-a15-gic", Device::Controller(Controller::V2)),
-    ("arm,cortex-a9-gic", Device::Controller(Controller::V2)),
-    ("arm,gic-400", Device::Controller(Controller::V2)),
-    ("arm,gic-v3", Device::Controller(Controller::V3)),
-    ("arm,pl011", Device::Uart),
-    ("arm,psci-1.0", Device::Psci),
-    ("arm,psci-0.2", Device::Psci),
-    ("arm,psci", Device::Psci),
-    ("simple-bus", Device::Bus),
+/// The names, and the strings of `compatible`, that the kernel knows.
+const KNOWN: [(&str, Kind); 12] = [
+    ("memory", Kind::Memory),
+    ("cpus", Kind::Cores),
+    ("reserved-memory", Kind::Reserved),
+    ("simple-bus", Kind::Bus),
+    ("arm,pl011", Kind::Uart),
+    ("arm,psci-1.0", Kind::Psci),
+    ("arm,psci-0.2", Kind::Psci),
+    ("arm,psci", Kind::Psci),
+    ("arm,gic-v3", Kind::Controller(Controller::V3)),
+    ("arm,gic-400", Kind::Controller(Controller::V2)),
+    ("arm,cortex-a15-gic", Kind::Controller(Controller::V2)),
+    ("arm,cortex-a9-gic", Kind::Controller(Controller::V2)),
 ];
 
 /// The properties that the kernel looks at.
@@ -186,14 +177,15 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
     let mut found = Description { bytes, ..Description::default() };
     reservations(blob, &mut found.reserved);
     let root = Fdt::new_fallible(blob)?.root()?;
-    // What each node on the way to the current one is to its children, and the bytes of an address and of a size in their `reg`.
-    let mut parents = [(Place::Nothing, (0, 0)); MAX_DEPTH + 1];
+    let mut uarts = Ranges::default();
+    // What each node on the way to the current one is, and the bytes of an address and of a size in its children's `reg`.
+    let mut parents = [(Kind::Nothing, 0, 0); MAX_DEPTH + 1];
     for node in core::iter::once(Ok((0, root.as_node()))).chain(root.all_nodes()?) {
         let (depth, node) = node?;
         let Some([parent, own, ..]) = parents.get_mut(depth..) else { return Err(Fault::DAMAGED) };
-        let (parent, cells) = *parent;
-        own.0 = Place::Nothing;
-        if depth != 0 && matches!(parent, Place::Nothing) {
+        let (parent, address, size) = *parent;
+        own.0 = if depth == 0 { Kind::Root } else { Kind::Nothing };
+        if depth != 0 && matches!(parent, Kind::Nothing) {
             continue;
         }
         let mut values = [None; PROPERTIES.len()];
@@ -204,36 +196,44 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
             }
         }
         let [reg, compatible, method, status, ranges, address_cells, size_cells] = values;
-        let width = |value: Option<&[u8]>, or: u64| value.map_or(or, |value| number(value).min(3)) as usize * 4;
-        own.1 = (width(address_cells, 2), width(size_cells, 1));
-        let reg = in_reg(reg.unwrap_or_default(), cells);
+        let width = |value: Option<&[u8]>, or: u64| value.map_or(or, number).min(3) as usize * 4;
+        (own.1, own.2) = (width(address_cells, 2), width(size_cells, 1));
         let name = node.name()?.name;
-        match (parent, name) {
-            (Place::Nothing, _) => own.0 = Place::Root,
-            (Place::Cores, _) => found.cores += usize::from(name == "cpu"),
-            (Place::Reserved, _) => reg.for_each(|range| found.reserved.push(range)),
-            _ if status.is_some_and(|status| !status.starts_with(b"ok")) => {}
-            (Place::Root, "memory") => reg.for_each(|range| found.memory.push(range)),
-            (Place::Root, "cpus") => own.0 = Place::Cores,
-            (Place::Root, "reserved-memory") => own.0 = Place::Reserved,
-            (Place::Root | Place::Bus, _) => {
-                let known = |name: &[u8]| KNOWN.iter().find(|(known, _)| known.as_bytes() == name);
-                match compatible.unwrap_or_default().split(|byte| *byte == 0).find_map(known) {
-                    Some((_, Device::Controller(version))) if found.controller.is_none() => {
-                        found.controller = Some(*version);
-                        reg.for_each(|range| found.controller_ranges.push(range));
-                    }
-                    Some((_, Device::Uart)) => found.uart = found.uart.or({ reg }.next()),
-                    Some((_, Device::Psci)) => {
-                        let smc = method.is_some_and(|method| method.starts_with(b"smc"));
-                        found.psci = Some(if smc { Conduit::Smc } else { Conduit::Hvc });
-                    }
-                    Some((_, Device::Bus)) if ranges == Some(&[]) => own.0 = Place::Bus,
-                    _ => {}
-                }
+        let known = |name: &[u8]| KNOWN.iter().find(|(known, _)| known.as_bytes() == name).map(|known| known.1);
+        let one_of = |names: &[u8]| names.split(|byte| *byte == 0).find_map(known);
+        let kind = known(name.as_bytes()).or_else(|| one_of(compatible?)).unwrap_or(Kind::Nothing);
+        let list = match (parent, kind) {
+            (Kind::Reserved, _) => &mut found.reserved,
+            (Kind::Cores, _) => {
+                found.cores += usize::from(name == "cpu");
+                continue;
             }
+            _ if status.is_some_and(|status| !status.starts_with(b"ok")) => continue,
+            (Kind::Root, Kind::Memory) => &mut found.memory,
+            (_, Kind::Uart) => &mut uarts,
+            (_, Kind::Controller(version)) if found.controller.is_none() => {
+                found.controller = Some(version);
+                &mut found.controller_ranges
+            }
+            (_, Kind::Psci) => {
+                let smc = method.is_some_and(|method| method.starts_with(b"smc"));
+                found.psci = Some(if smc { Conduit::Smc } else { Conduit::Hvc });
+                continue;
+            }
+            (Kind::Root, Kind::Cores | Kind::Reserved) | (Kind::Root | Kind::Bus, Kind::Bus) => {
+                own.0 = if matches!(kind, Kind::Bus) && ranges != Some(&[]) { Kind::Nothing } else { kind };
+                continue;
+            }
+            _ => continue,
+        };
+        // Addresses of more than 64 bits (PCI's) are not the kernel's matter.
+        let entries = reg.unwrap_or_default().chunks_exact((address + size).max(4));
+        for entry in entries.filter(|_| address <= 8 && size <= 8) {
+            let (start, bytes) = entry.split_at_checked(address).unwrap_or_default();
+            list.push(Range::new(number(start), bytes.get(..size).map_or(0, number)));
         }
     }
+    found.uart = uarts.as_slice().first().copied();
     if found.memory.found == 0 {
         Err(Fault::NO_MEMORY)
     } else if found.controller_ranges.found < 2 {
@@ -271,15 +271,6 @@ fn reservations(blob: &[u32], reserved: &mut Ranges) {
         }
         reserved.push(Range::new(start_high << 32 | start, high << 32 | bytes));
     }
-}
-
-/// The ranges in a `reg`, by the parent's cells. Addresses of more than 64 bits (PCI's) are not the kernel's matter.
-fn in_reg(reg: &[u8], (address, size): (usize, usize)) -> impl Iterator<Item = Range> {
-    let reg = if address > 8 || size > 8 { &[] } else { reg };
-    reg.chunks_exact((address + size).max(4)).map(move |entry| {
-        let (start, bytes) = entry.split_at_checked(address).unwrap_or_default();
-        Range::new(number(start), number(bytes.get(..size).unwrap_or_default()))
-    })
 }
 
 /// A big-endian number of up to eight bytes.

@@ -1,6 +1,6 @@
 //! The interrupt controller: GICv2 (Arm IHI 0048B) and GICv3 (Arm IHI 0069), as far as the kernel needs them.
 
-use super::mmu;
+use super::mmu::{self, read, wait_clear, write};
 use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -35,19 +35,6 @@ const PRIVATE_FRAME: u64 = 0x1_0000;
 const INTERFACE_PMR: u64 = 0x4;
 const INTERFACE_IAR: u64 = 0xc;
 const INTERFACE_EOIR: u64 = 0x10;
-/// Looks at a register that must change before it is taken for broken.
-const PATIENCE: u32 = 1_000_000;
-
-fn read(address: u64) -> u32 {
-    // SAFETY: a register of the controller, by the kernel's device mapping.
-    unsafe { (address as *const u32).read_volatile() }
-}
-
-fn write<T>(address: u64, value: T) {
-    // SAFETY: as for `read`; the callers use the widths that the register has.
-    unsafe { (address as *mut T).write_volatile(value) }
-}
-
 fn distributor(offset: u64) -> u64 {
     DISTRIBUTOR.load(Relaxed) + offset
 }
@@ -55,11 +42,6 @@ fn distributor(offset: u64) -> u64 {
 /// Writes a line's bit of a register that has one for each line.
 fn write_bit(register: u64, line: u64) {
     write(distributor(register + line / 32 * 4), 1u32 << (line % 32));
-}
-
-/// Waits, boundedly, until these bits of a register are clear.
-fn wait_clear(address: u64, bits: u32) {
-    let _ = (0..PATIENCE).find(|_| read(address) & bits == 0);
 }
 
 /// Waits until the distributor has taken a write to CTLR or an enable register: v3's RWP; v2 has zero there.

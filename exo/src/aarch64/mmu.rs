@@ -2,7 +2,7 @@
 
 use super::boot::{HIGH_2, IDENTITY_1, IMAGE_3, ROOT, TABLES};
 use super::layout::*;
-use super::registers::{self, execute};
+use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Range;
@@ -18,19 +18,19 @@ type Entries = [u64; ENTRIES as usize];
 static NEXT_DEVICE: AtomicU64 = AtomicU64::new(1);
 /// From this entry on, memory is shown while booting.
 const WINDOW: u64 = ENTRIES / 2;
-/// Physical address of the image.
-static IMAGE_PHYSICAL: AtomicU64 = AtomicU64::new(0);
+/// The identity map's root, which TTBR0 holds from the boot code.
+static IDENTITY_ROOT: AtomicU64 = AtomicU64::new(0);
 
-/// Says where the image was loaded, and takes the page below the stack away.
-pub fn set_up(image: u64, guard: u64) {
-    IMAGE_PHYSICAL.store(image, Relaxed);
+/// Takes the page below the stack away: `guard` bytes from the image's first.
+pub fn set_up(guard: u64) {
+    IDENTITY_ROOT.store(mrs!("ttbr0_el1"), Relaxed);
     set(IMAGE_3, guard / PAGE, 0);
     registers::invalidate_all();
 }
 
-/// The address space of an idle core: ASID 0 of a root that was emptied.
+/// The address space of an idle core: ASID 0 of the identity map, which was emptied.
 pub fn idle_space() -> u64 {
-    &raw const TABLES[IDENTITY_1] as u64 - IMAGE + IMAGE_PHYSICAL.load(Relaxed)
+    IDENTITY_ROOT.load(Relaxed)
 }
 
 fn set(table: usize, index: u64, descriptor: u64) {
@@ -56,6 +56,23 @@ fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u6
 /// Maps a device's registers for good.
 pub fn device(range: Range) -> Option<u64> {
     map(&NEXT_DEVICE, WINDOW, range, BLOCK_DEVICE)
+}
+
+/// Reads a register of a device.
+pub fn read(address: u64) -> u32 {
+    // SAFETY: the drivers pass what `device` answered and offsets of registers behind it.
+    unsafe { (address as *const u32).read_volatile() }
+}
+
+/// Writes a register of a device, as wide as it is.
+pub fn write<T>(address: u64, value: T) {
+    // SAFETY: as for `read`.
+    unsafe { (address as *mut T).write_volatile(value) }
+}
+
+/// Waits until these bits of a register are clear, boundedly: a device that answers nothing must not stop the kernel.
+pub fn wait_clear(address: u64, bits: u32) {
+    let _ = (0..100_000).find(|_| read(address) & bits == 0);
 }
 
 /// Shows memory through the window, if there is any; what it showed before is gone.

@@ -23,7 +23,7 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
 
 fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     let parts = boot::image();
-    mmu::set_up(image, parts.guard);
+    mmu::set_up(parts.guard);
     let header = boot::header();
     uart::begin(Range::new(header.early_uart, PAGE_BYTES));
     first::check_header(header, boot::header_bytes(), parts.whole)?;
@@ -37,7 +37,8 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     // What there is: the runs of usable RAM, within the span that the linear map takes.
     let first = tree.memory.without(&tree.reserved).next().ok_or(Fault::NO_MEMORY)?.start;
-    let ignored = tree.memory.cut((first & !(GIB - 1)).saturating_add(MAX_SPAN)) / PAGE_BYTES;
+    let all: u64 = tree.memory.without(&tree.reserved).map(|run| run.bytes() / PAGE_BYTES).sum();
+    tree.reserved.push(Range { start: (first & !(GIB - 1)).saturating_add(MAX_SPAN), end: u64::MAX });
     let image = Range::new(image, header.archive_offset + header.archive_bytes);
     let tree_pages = Range::new(tree_at, tree.bytes).pages();
     let (mut span, mut tables, mut ram, mut fits) = (Range { start: first, end: first }, 3, 0, false);
@@ -125,7 +126,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
             frames: span.bytes() / PAGE_BYTES,
             frames_of_ram: ram,
             frames_free_at_start: free,
-            frames_ignored: ignored,
+            frames_ignored: all - ram,
             bitmap_frame: bitmap / PAGE_BYTES,
             bitmap_frames: (slices - bitmap) / PAGE_BYTES,
             slices_frame: slices / PAGE_BYTES,

@@ -240,13 +240,6 @@ fn runs_are_whole_pages_that_keep_clear_of_what_is_taken() {
 }
 
 #[test]
-fn what_lies_beyond_the_limit_is_cut_off_and_counted() {
-    let mut banks = ranges(&[(0, 0x4000), (0x8000, 0x4000), (0xf000, 0x1000)]);
-    assert_eq!(banks.cut(0x9000), 0x4000);
-    assert_eq!(banks.without(&Ranges::default()).map(|run| run.end).collect::<Vec<_>>(), [0x4000, 0x9000]);
-}
-
-#[test]
 fn what_does_not_begin_as_a_tree_is_none() {
     assert_eq!(read(&[]).err(), Some(Fault::NO_TREE));
     assert_eq!(read(&[1]).err(), Some(Fault::NO_TREE));
