@@ -18,23 +18,15 @@ static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 /// Kernel address of the CPU interface (v2), or 0 (v3).
 static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
 
+// Registers of the distributor, and of the frame of a redistributor that has the private interrupts.
 const CTLR: u64 = 0x000;
-const TYPER: u64 = 0x004;
 const IGROUPR: u64 = 0x080;
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
 const ICPENDR: u64 = 0x280;
 const ICACTIVER: u64 = 0x380;
-const IPRIORITYR: u64 = 0x400;
 const ITARGETSR: u64 = 0x800;
-const ICFGR: u64 = 0xc00;
-const IROUTER: u64 = 0x6000;
-const REDISTRIBUTOR_WAKER: u64 = 0x14;
-/// The frame of a redistributor that has the private interrupts, laid out as the distributor is.
-const PRIVATE_FRAME: u64 = 0x1_0000;
-const INTERFACE_PMR: u64 = 0x4;
-const INTERFACE_IAR: u64 = 0xc;
-const INTERFACE_EOIR: u64 = 0x10;
+
 fn distributor(offset: u64) -> u64 {
     DISTRIBUTOR.load(Relaxed) + offset
 }
@@ -49,11 +41,6 @@ fn write_complete() {
     wait_clear(distributor(CTLR), 1 << 31);
 }
 
-/// Interrupt lines, private ones included.
-fn lines() -> u64 {
-    (32 * ((read(distributor(TYPER)) & 0x1f) as u64 + 1)).min(SPECIAL)
-}
-
 /// Sets distributor and this core's interface up, everything masked but the timer; answers how many lines there are.
 /// Behind the distributor's range come the CPU interface's of a v2 (and what is for virtual machines), or the redistributors' of a v3.
 pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, Fault> {
@@ -66,30 +53,30 @@ pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, F
     write(base + CTLR, 0u32);
     write_complete();
     write(base + CTLR, routing);
-    let lines = lines();
+    let lines = (32 * ((read(base + 0x004) & 0x1f) as u64 + 1)).min(SPECIAL); // GICD_TYPER
     (32..lines).step_by(32).for_each(|first| quiet(base, first, group));
     write(base + CTLR, routing | group_on);
     write_complete();
     // Every priority, the group on; completion also deactivates (IHI 0069 12.2).
-    if version_2 {
+    let private = if version_2 {
         let interface = others.first().and_then(|range| mmu::device(*range)).ok_or(Fault::DEVICES)?;
         CPU_INTERFACE.store(interface, Relaxed);
-        quiet(base, 0, group);
-        write(interface + INTERFACE_PMR, 0xffu32);
-        write(interface + CTLR, 1u32);
-        write(base + ISENABLER, 1u32 << TIMER);
+        write(interface + 0x4, 0xffu32); // GICC_PMR
+        write(interface, 1u32); // GICC_CTLR
+        base
     } else {
         let redistributor = find_redistributor(others)?;
-        let waker = redistributor + REDISTRIBUTOR_WAKER;
+        let waker = redistributor + 0x14; // GICR_WAKER: ProcessorSleep, ChildrenAsleep
         write(waker, read(waker) & !2);
         wait_clear(waker, 4);
-        quiet(redistributor + PRIVATE_FRAME, 0, group);
-        write(redistributor + PRIVATE_FRAME + ISENABLER, 1u32 << TIMER);
         execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
         execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
         execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
         execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
-    }
+        redistributor + 0x1_0000
+    };
+    quiet(private, 0, group);
+    write(private + ISENABLER, 1u32 << TIMER);
     Ok(lines)
 }
 
@@ -98,7 +85,7 @@ fn quiet(frame: u64, first: u64, group: u32) {
     for (register, value) in [(ICENABLER, !0), (ICPENDR, !0), (ICACTIVER, !0), (IGROUPR, group)] {
         write(frame + register + first / 8, value);
     }
-    (0..32).step_by(4).for_each(|line| write(frame + IPRIORITYR + first + line, 0xa0a0_a0a0u32));
+    (0..32).step_by(4).for_each(|line| write(frame + 0x400 + first + line, 0xa0a0_a0a0u32)); // GICD_IPRIORITYR
 }
 
 /// The redistributor whose affinity is this core's.
@@ -123,15 +110,12 @@ fn find_redistributor(regions: &[Range]) -> Result<u64, Fault> {
 /// What the highest pending interrupt is, now active.
 pub fn acknowledge() -> Option<u64> {
     let number = match CPU_INTERFACE.load(Relaxed) {
-        // ICC_IAR1_EL1; the DSB makes the acknowledgement precede what is done about it (IHI 0069 4.1.1).
-        0 => {
-            let number = mrs!("S3_0_C12_C12_0");
-            execute!("dsb sy");
-            number & 0xff_ffff
-        }
-        // The source core of an SGI stands in bits 12:10.
-        interface => (read(interface + INTERFACE_IAR) & 0x3ff) as u64,
+        0 => mrs!("S3_0_C12_C12_0") & 0xff_ffff, // ICC_IAR1_EL1
+        // GICC_IAR: the source core of an SGI stands in bits 12:10.
+        interface => (read(interface + 0xc) & 0x3ff) as u64,
     };
+    // The acknowledgement precedes what is done about it (IHI 0069 4.1.1).
+    execute!("dsb sy");
     (number < SPECIAL).then_some(number)
 }
 
@@ -139,7 +123,7 @@ pub fn acknowledge() -> Option<u64> {
 pub fn complete(number: u64) {
     match CPU_INTERFACE.load(Relaxed) {
         0 => execute!("msr S3_0_C12_C12_1, {}; isb", number), // ICC_EOIR1_EL1
-        interface => write(interface + INTERFACE_EOIR, number as u32),
+        interface => write(interface + 0x10, number as u32),  // GICC_EOIR
     }
 }
 
@@ -165,10 +149,10 @@ pub fn retire(line: u64) {
 pub fn route(line: u64, trigger: Trigger) {
     retire(line);
     let edge = 2 << (line % 16 * 2);
-    let config = distributor(ICFGR + line / 16 * 4);
+    let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
     write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
     if CPU_INTERFACE.load(Relaxed) == 0 {
-        write(distributor(IROUTER + line * 8), registers::affinity());
+        write(distributor(0x6000 + line * 8), registers::affinity()); // GICD_IROUTER
     } else {
         // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
         write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);

@@ -92,9 +92,9 @@ pub fn control_words(pfn: Pfn) -> &'static Words {
 }
 
 /// Writes the machine information page.
-pub fn write_info(pfn: Pfn, info: &MachineInfo) {
+pub fn write_info(pfn: Pfn, info: MachineInfo) {
     // SAFETY: boot memory that nothing else writes; readers come later.
-    unsafe { (address(pfn) as *mut MachineInfo).write(*info) };
+    unsafe { (address(pfn) as *mut MachineInfo).write(info) };
 }
 
 impl Machine for Arm {

@@ -14,7 +14,7 @@ pub static CONDUIT: AtomicU64 = AtomicU64::new(0);
 pub fn switch(what: Power) -> ! {
     let function = match what {
         // The boot header says that QEMU runs this image.
-        Power::Off(code) if boot::header().flags & FLAG_QEMU != 0 => exit(code),
+        Power::Off(code) if boot::boot_header.flags & FLAG_QEMU != 0 => exit(code),
         Power::Off(_) => PSCI_SYSTEM_OFF,
         Power::Reset => PSCI_SYSTEM_RESET,
     };

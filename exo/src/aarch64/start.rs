@@ -22,17 +22,17 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
 }
 
 fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
-    let parts = boot::image();
-    mmu::set_up(parts.guard);
-    let header = boot::header();
+    let [text, data, whole, guard] = boot::extent();
+    mmu::set_up(guard);
+    let header = &boot::boot_header;
     uart::begin(Range::new(header.early_uart, PAGE_BYTES));
-    first::check_header(header, boot::header_bytes(), parts.whole)?;
+    first::check_header(header, boot::header_bytes(), whole)?;
 
     let tree_at = if device_tree != 0 { device_tree } else { header.device_tree };
     let tree = mmu::look_at(Range::new(tree_at, device_tree::MAX_BYTES as u64), device_tree::read);
     let mut tree = tree.unwrap_or(Err(Fault::NO_TREE))?;
     power::CONDUIT.store(tree.psci.map_or(0, |conduit| conduit as u64), Relaxed);
-    let uart = tree.uart.filter(|uart| uart::begin(*uart)).map_or(0, |uart| uart.start / PAGE_BYTES);
+    let uart = tree.uart.filter(|uart| uart::begin(*uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
     let lines = gic::set_up(tree.controller, tree.controller_ranges.as_slice())?;
 
     // What there is: the runs of usable RAM, within the span that the linear map takes.
@@ -72,7 +72,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     let runs = tree.memory.without(&tree.reserved);
     let tables = Range { start: boot.start, end: words };
-    mmu::map_linear(runs, Range::new(image.start, parts.text), tables).ok_or(Fault::MEMORY)?;
+    mmu::map_linear(runs, Range::new(image.start, text), tables).ok_or(Fault::MEMORY)?;
     objects::zero(words, boot.end - words);
     let line_words = objects::boot_words(words + frames * 8, lines * WORDS_PER_LINE);
     let first = first / PAGE_BYTES;
@@ -102,9 +102,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     }
 
     let (features, hz) = (registers::features(), registers::timer_hz());
-    let uart_frame = Some(Pfn(uart)).filter(|_| uart != 0);
-    let globals =
-        Globals { frames, lines: line_words, hz, uart: uart_frame, devices: tree.controller_ranges, features };
+    let globals = Globals { frames, lines: line_words, hz, uart, devices: tree.controller_ranges, features };
     let core = objects::set_up(globals, Pfn(slices / PAGE_BYTES));
     registers::prepare(features, core);
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
@@ -113,7 +111,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     let qemu = if header.flags & FLAG_QEMU != 0 { Features::QEMU } else { Features::empty() };
     objects::write_info(
         info_frame,
-        &MachineInfo {
+        MachineInfo {
             layout_version: LAYOUT_VERSION,
             abi_version: ABI_VERSION as u64,
             build_id: header.build_id,
@@ -135,12 +133,12 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
             device_tree_bytes: tree.bytes,
             archive_frame: archive.0,
             archive_frames: header.archive_bytes / PAGE_BYTES,
-            uart_frame: uart,
+            uart_frame: uart.map_or(0, |uart| uart.0),
             kernel_frames: (boot.bytes() + header.archive_offset) / PAGE_BYTES,
             entry_ticks,
             first_user_ticks: registers::now(),
-            kernel_text_bytes: parts.text,
-            kernel_data_bytes: parts.data,
+            kernel_text_bytes: text,
+            kernel_data_bytes: data - text,
         },
     );
     Ok(())
@@ -148,10 +146,11 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
 /// Sets bits `at` to `end`, word by word.
 fn set_bits(bitmap: &[AtomicU64], at: u64, end: u64) {
-    for index in at / 64..end.div_ceil(64) {
-        let (first, behind) = (at.saturating_sub(index * 64), (index * 64 + 64).saturating_sub(end));
-        if let Some(word) = bitmap.get(index as usize) {
-            word.store(word.load(Relaxed) | !0 << first & !0 >> behind, Relaxed);
-        }
+    let words = bitmap.get((at / 64) as usize..end.div_ceil(64) as usize).unwrap_or_default();
+    let mut first = at & !63;
+    for word in words {
+        let bits = !0 << at.saturating_sub(first) & !0 >> (first + 64).saturating_sub(end);
+        word.store(word.load(Relaxed) | bits, Relaxed);
+        first += 64;
     }
 }
