@@ -46,9 +46,9 @@ mod layout {
     pub const BLOCK_DEVICE: u64 = 1 << 10 | 1 << 2 | NEVER_EXECUTE | 1;
     /// A table descriptor.
     pub const TABLE: u64 = 3;
-    /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM D17.2.100).
+    /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM, MAIR_EL1).
     pub const MAIR: u64 = 0x04ff;
-    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM D17.2.139).
+    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM, TCR_EL1).
     pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
     /// RES1 bits of SCTLR_EL1 without anything switched on.
     pub const SCTLR_OFF: u64 = 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;

@@ -234,15 +234,12 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
         }
     }
     found.uart = uarts.as_slice().first().copied();
-    if found.memory.found == 0 {
-        Err(Fault::NO_MEMORY)
-    } else if found.controller_ranges.found < 2 {
-        Err(Fault::NO_CONTROLLER)
-    } else if found.reserved.found > MAX_RESERVED {
-        Err(Fault::RESERVED)
-    } else {
-        Ok(found)
-    }
+    Fault::none_of([
+        (found.memory.found == 0, Fault::NO_MEMORY),
+        (found.controller_ranges.found < 2, Fault::NO_CONTROLLER),
+        (found.reserved.found > MAX_RESERVED, Fault::RESERVED),
+    ])?;
+    Ok(found)
 }
 
 /// The tree's own words and bytes. Its strings and its structure lie in it (5.2), and the structure ends with its end: the parser adds and subtracts without looking.

@@ -4,12 +4,10 @@ use crate::binding::{self, Binding, range};
 use crate::environment::{self, Parts};
 use crate::fault::Fault;
 use crate::frame::{self, Kind, Word, Zero};
-use crate::interrupt;
 use crate::machine::Machine;
 use crate::page_table::{self, Leaf};
-use crate::pool;
-use crate::slice;
 use crate::vcore::{self, Start, VcoreRef};
+use crate::{interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun, crc32};
@@ -35,38 +33,27 @@ mod cell {
 pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Result<(), Fault> {
     let (offset, length) = (header.archive_offset, header.archive_bytes);
     let whole_pages = (offset | length).is_multiple_of(PAGE_BYTES) && length != 0;
-    if header.magic != BOOT_MAGIC {
-        Err(Fault::NO_HEADER)
-    } else if crc32(bytes) != header.checksum {
-        Err(Fault::CHECKSUM)
-    } else if header.abi_version != ABI_VERSION {
-        Err(Fault::VERSION)
-    } else if !whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0 {
-        Err(Fault::ARCHIVE)
-    } else {
-        Ok(())
-    }
+    Fault::none_of([
+        (header.magic != BOOT_MAGIC, Fault::NO_HEADER),
+        (crc32(bytes) != header.checksum, Fault::CHECKSUM),
+        (header.abi_version != ABI_VERSION, Fault::VERSION),
+        (!whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0, Fault::ARCHIVE),
+    ])
 }
 
-/// What the first environment is told and given.
-pub struct Boot<'a> {
-    /// The checked header.
-    pub header: &'a BootHeader,
-    /// First frame of the archive.
-    pub archive: Pfn,
-    /// Free frames.
-    pub free: u64,
-    /// Frame of the machine information page.
-    pub info: Pfn,
-    /// Cores.
-    pub cores: u64,
-}
-
-/// Builds the first environment and makes it ready on core 0.
-pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
-    let (frames, header) = (m.frames(), boot.header);
+/// Builds the first environment of the checked header, of the archive that begins at a frame and so many `free` ones, and makes it ready on core 0.
+/// It is told the frame of the machine information page.
+pub fn build(
+    m: &impl Machine,
+    header: &BootHeader,
+    archive: Pfn,
+    free: u64,
+    info: Pfn,
+    cores: u64,
+) -> Result<(), Fault> {
+    let frames = m.frames();
     let archive_frames = header.archive_bytes / PAGE_BYTES;
-    let last = Pfn(boot.archive.0 + archive_frames - 1);
+    let last = Pfn(archive.0 + archive_frames - 1);
     if frames.word(last).is_none() || m.words(last)[511].load(Relaxed) != END_MAGIC {
         return Err(Fault::ARCHIVE);
     }
@@ -79,7 +66,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     let own_pages = header.init_runs.iter().filter(|run| writable(run)).map(|run| run.pages as u64).sum();
     let shared_pages = archive_frames.checked_sub(own_pages).ok_or(Fault::RUNS)?;
     for (number, cell, state, quota, used) in [
-        (POOL, cell::POOL, pool::State::Own, boot.free + own_pages, own_pages),
+        (POOL, cell::POOL, pool::State::Own, free + own_pages, own_pages),
         (ARCHIVE_POOL, cell::ARCHIVE, pool::State::Shared, archive_frames, shared_pages),
     ] {
         let pool = pool::pool(m, number);
@@ -88,7 +75,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
         pool.charge(used).or(Err(Fault::MEMORY))?;
     }
     let code = Word::new(ARCHIVE_POOL, Kind::Code, 0);
-    (boot.archive.0..=last.0).for_each(|pfn| frames.set(Pfn(pfn), code));
+    (archive.0..=last.0).for_each(|pfn| frames.set(Pfn(pfn), code));
     m.invalidate_instructions();
 
     let (frame, root, bindings, control) = (take(m)?, take(m)?, take(m)?, take(m)?);
@@ -99,7 +86,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
         let allowed = [Prot::READ, Prot::READ | Prot::WRITE | Prot::DIRTY, Prot::READ | Prot::EXECUTE];
         let prot = allowed.into_iter().find(|prot| (*prot - Prot::DIRTY).bits() as u32 == run.prot);
         for page in 0..run.pages as u64 {
-            let pfn = Pfn(boot.archive.0 + run.archive_page as u64 + page);
+            let pfn = Pfn(archive.0 + run.archive_page as u64 + page);
             let word = frames.read(pfn).filter(|word| word.kind() == Kind::Code).ok_or(Fault::RUNS)?;
             // A page of the archive can be in one writable run, and in no other run.
             if writable(run) && word == code {
@@ -110,7 +97,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
             map(m, root, run.va + page * PAGE_BYTES, pfn, prot.ok_or(Fault::RUNS)?)?;
         }
     }
-    let start = Start { pc: header.init_entry, sp: header.init_stack, argument: boot.info.0 };
+    let start = Start { pc: header.init_entry, sp: header.init_stack, argument: info.0 };
     vcore::create(m, environment, 0, control, header.init_control, 0, &start).or(Err(Fault::MEMORY))?;
     // The control page stands in a table that a run needs anyway.
     page_table::table_for(m, root, header.init_control, 3).ok_or(Fault::RUNS)?;
@@ -121,7 +108,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     for (slot, (kind, cell, object)) in [
         (BindingKind::Env, cell::ENVIRONMENT, frame.0),
         (BindingKind::Pool, cell::POOL, POOL),
-        (BindingKind::Core, cell::MACHINE, range(0, boot.cores * SLICES_PER_CORE)),
+        (BindingKind::Core, cell::MACHINE, range(0, cores * SLICES_PER_CORE)),
         (BindingKind::Irq, cell::MACHINE, range(32, lines.saturating_sub(32))),
         (BindingKind::Device, cell::MACHINE, range(0, u32::MAX as u64)),
         (BindingKind::Power, cell::MACHINE, 0),
@@ -130,8 +117,8 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     .into_iter()
     .enumerate()
     {
-        let archive = Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT;
-        let rights = if cell == cell::ARCHIVE { archive } else { Rights::EVERYTHING };
+        let mapped = Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT;
+        let rights = if cell == cell::ARCHIVE { mapped } else { Rights::EVERYTHING };
         let binding = Binding::new(m, kind, rights, cell, object);
         binding::write(m, environment, slot as u64, &binding).or(Err(Fault::MEMORY))?;
     }

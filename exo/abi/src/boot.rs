@@ -106,7 +106,7 @@ const CRC_OF: [u32; 16] = {
     let mut table = [0u32; 16];
     let mut i = 0u32;
     while i < 64 {
-        let crc = if i % 4 == 0 { i / 4 } else { table[i as usize / 4] };
+        let crc = if i.is_multiple_of(4) { i / 4 } else { table[i as usize / 4] };
         table[i as usize / 4] = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
         i += 1;
     }

@@ -43,7 +43,7 @@ fn set(table: usize, index: u64, descriptor: u64) {
 fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u64> {
     let (first, entry) = (range.start & !(BLOCK - 1), next.load(Relaxed));
     let blocks = (range.end - first).div_ceil(BLOCK);
-    if blocks > limit - entry || range.start == 0 || range.end >> 48 != 0 {
+    if blocks > limit - entry || range.end >> 48 != 0 {
         return None;
     }
     next.store(entry + blocks, Relaxed);
@@ -53,9 +53,9 @@ fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u6
     Some(IMAGE + entry * BLOCK + (range.start - first))
 }
 
-/// Maps a device's registers for good.
+/// Maps a device's registers for good; at address 0 there is none.
 pub fn device(range: Range) -> Option<u64> {
-    map(&NEXT_DEVICE, WINDOW, range, BLOCK_DEVICE)
+    (range.start != 0).then(|| map(&NEXT_DEVICE, WINDOW, range, BLOCK_DEVICE))?
 }
 
 /// Reads a register of a device.
@@ -84,7 +84,7 @@ fn show(range: Option<Range>) -> Option<u64> {
 
 /// Lets `read` look at memory as words; nothing if it is not aligned, or nowhere.
 pub fn look_at<T>(range: Range, read: impl FnOnce(&[u32]) -> T) -> Option<T> {
-    let address = show(Some(range)).filter(|address| address.is_multiple_of(8))?;
+    let address = show(Some(range)).filter(|address| address.is_multiple_of(8) && range.start != 0)?;
     // SAFETY: mapped, Normal memory that the boot protocol lets the kernel read; nothing writes it while booting.
     Some(read(unsafe { core::slice::from_raw_parts(address as *const u32, (range.bytes() / 4) as usize) }))
 }

@@ -1,7 +1,7 @@
 //! The machine as the decisions see it: kernel objects in frames, reached by the linear map.
 
 use super::layout::{LINEAR, MAX_SPAN};
-use super::registers::{self, Allow, execute, mrs};
+use super::registers::{self, execute, mrs};
 use super::{gic, power, uart};
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -213,17 +213,16 @@ impl Machine for Arm {
         true
     }
     fn load_fp(&self, control: Pfn) {
-        registers::allow_fp(Allow::Yes);
         // SAFETY: the frame is a control page.
         unsafe { registers::load_fp(address(control) + FP) };
     }
     fn save_fp(&self, control: Pfn) {
         // SAFETY: the frame is a control page.
         unsafe { registers::save_fp(address(control) + FP) };
-        registers::allow_fp(Allow::No);
+        registers::trap_fp();
     }
     fn drop_fp(&self) {
-        registers::allow_fp(Allow::No);
+        registers::trap_fp();
     }
     fn power(&self, what: Power) {
         power::switch(what)

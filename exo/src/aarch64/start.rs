@@ -6,7 +6,7 @@ use super::{boot, entry, gic, mmu, panic, power, registers, uart};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{self, Range};
 use exo::fault::Fault;
-use exo::first::{self, Boot};
+use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::interrupt::WORDS_PER_LINE;
 use exo_abi::boot::FLAG_QEMU;
@@ -49,9 +49,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
         span.end = run.end;
         fits |= run.start <= image.start && image.end <= run.end;
     }
-    if !fits {
-        return Err(Fault::IMAGE);
-    }
+    fits.then_some(()).ok_or(Fault::IMAGE)?;
 
     // Where it goes, in boot memory: the linear map's tables, the words of frames and lines, the bitmap, the slice vector, the machine information.
     let frames = span.bytes() / PAGE_BYTES;
@@ -76,11 +74,8 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     objects::zero(words, boot.end - words);
     let line_words = objects::boot_words(words + frames * 8, lines * WORDS_PER_LINE);
     let first = first / PAGE_BYTES;
-    let frames = Frames {
-        first,
-        words: objects::boot_words(words, frames),
-        bitmap: objects::boot_words(bitmap, frames.div_ceil(64)),
-    };
+    let (words, bits) = (objects::boot_words(words, frames), objects::boot_words(bitmap, frames.div_ceil(64)));
+    let frames = Frames { first, words, bitmap: bits };
     // What is free, what is the kernel's, what is no RAM.
     let mark = |range: Range, word: Word| {
         (range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES)).for_each(|pfn| frames.set(Pfn(pfn), word));
@@ -98,7 +93,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     let mut free = 0;
     for run in tree.memory.without(&taken) {
         free += run.bytes() / PAGE_BYTES;
-        set_bits(frames.bitmap, run.start / PAGE_BYTES - first, run.end / PAGE_BYTES - first);
+        set_bits(bits, run.start / PAGE_BYTES - first, run.end / PAGE_BYTES - first);
     }
 
     let (features, hz) = (registers::features(), registers::timer_hz());
@@ -107,7 +102,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     registers::prepare(features, core);
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
     let (info_frame, cores) = (Pfn(info / PAGE_BYTES), 1);
-    first::build(&Arm, &Boot { header, archive, free, info: info_frame, cores })?;
+    first::build(&Arm, header, archive, free, info_frame, cores)?;
     let qemu = if header.flags & FLAG_QEMU != 0 { Features::QEMU } else { Features::empty() };
     objects::write_info(
         info_frame,

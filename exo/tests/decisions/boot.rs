@@ -3,7 +3,7 @@
 use crate::fake::{ARCHIVE, ARCHIVE_FRAMES, CONTROL, DATA, FREE, Fake, INFO, TEXT, header};
 use exo::environment;
 use exo::fault::Fault;
-use exo::first::{Boot, build, check_header};
+use exo::first::{build, check_header};
 use exo::frame::Kind;
 use exo::machine::Machine;
 use exo_abi::ABI_VERSION;
@@ -89,7 +89,7 @@ fn built(frames: u64, change: impl FnOnce(&mut BootHeader)) -> Result<(), Fault>
     let fake = Fake::bare(frames, 1);
     let mut header = header();
     change(&mut header);
-    build(&fake, &Boot { header: &header, archive: ARCHIVE, free: frames - 16, info: INFO, cores: 1 })
+    build(&fake, &header, ARCHIVE, frames - 16, INFO, 1)
 }
 
 #[test]
@@ -140,10 +140,9 @@ proptest! {
             *run = InitRun { va: narrow(va, mask[0]) & if mask[1] & 1 == 0 { !0xfff } else { !0 }, archive_page: narrow(page as u64, mask[2]) as u32, pages: narrow(pages as u64, mask[3]) as u32, prot, reserved: 0 };
         }
         (header.init_control, header.archive_bytes) = (control, archive);
-        let boot = Boot { header: &header, archive: ARCHIVE, free: 64, info: INFO, cores: 1 };
-        let _ = build(&Fake::bare(80, 1), &boot);
+        let _ = build(&Fake::bare(80, 1), &header, ARCHIVE, 64, INFO, 1);
         let whole = BootHeader { archive_bytes: ARCHIVE_FRAMES * 4096, ..header };
-        let _ = build(&Fake::bare(80, 1), &Boot { header: &whole, ..boot });
+        let _ = build(&Fake::bare(80, 1), &whole, ARCHIVE, 64, INFO, 1);
     }
 
     #[test]
@@ -154,8 +153,7 @@ proptest! {
         }
         header.init_control = TEXT + control * 4096;
         let fake = Fake::bare(80, 1);
-        let boot = Boot { header: &header, archive: ARCHIVE, free: 64, info: INFO, cores: 1 };
-        if build(&fake, &boot).is_ok() {
+        if build(&fake, &header, ARCHIVE, 64, INFO, 1).is_ok() {
             fake.assert_clean();
         }
     }

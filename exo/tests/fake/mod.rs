@@ -7,7 +7,7 @@ pub mod user;
 pub mod world;
 
 use exo::environment::Environment;
-use exo::first::{self, Boot};
+use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::machine::{Machine, Power, Tables, Trigger, Words};
 use exo::slice::{self, Core};
@@ -176,9 +176,8 @@ impl Fake {
     /// A machine on which the first environment runs.
     pub fn with(frames: u64, cores: u64) -> Fake {
         let fake = Fake::bare(frames, cores);
-        let header = header();
-        let boot = Boot { header: &header, archive: ARCHIVE, free: frames - (FREE - FIRST), info: INFO, cores };
-        first::build(&fake, &boot).expect("the first environment fits");
+        first::build(&fake, &header(), ARCHIVE, frames - (FREE - FIRST), INFO, cores)
+            .expect("the first environment fits");
         let outcome = slice::schedule(&fake);
         fake.settle(outcome, &mut [0; 11]);
         fake.assert_clean();
