@@ -59,6 +59,7 @@ pub struct Ranges {
 
 impl Ranges {
     /// Adds a range, or counts it; an empty one is none.
+    #[inline(never)]
     pub fn push(&mut self, range: Range) {
         if range.start < range.end {
             if let Some(place) = self.items.get_mut(self.found) {
@@ -153,19 +154,15 @@ enum Kind {
 }
 
 /// The names, and the strings of `compatible`, that the kernel knows.
-const KNOWN: [(&str, Kind); 12] = [
-    ("memory", Kind::Memory),
-    ("cpus", Kind::Cores),
-    ("reserved-memory", Kind::Reserved),
-    ("simple-bus", Kind::Bus),
-    ("arm,pl011", Kind::Uart),
-    ("arm,psci-1.0", Kind::Psci),
-    ("arm,psci-0.2", Kind::Psci),
-    ("arm,psci", Kind::Psci),
-    ("arm,gic-v3", Kind::Controller(Controller::V3)),
-    ("arm,gic-400", Kind::Controller(Controller::V2)),
-    ("arm,cortex-a15-gic", Kind::Controller(Controller::V2)),
-    ("arm,cortex-a9-gic", Kind::Controller(Controller::V2)),
+const KNOWN: [(Kind, &[&str]); 8] = [
+    (Kind::Memory, &["memory"]),
+    (Kind::Cores, &["cpus"]),
+    (Kind::Reserved, &["reserved-memory"]),
+    (Kind::Bus, &["simple-bus"]),
+    (Kind::Uart, &["arm,pl011"]),
+    (Kind::Psci, &["arm,psci", "arm,psci-0.2", "arm,psci-1.0"]),
+    (Kind::Controller(Controller::V3), &["arm,gic-v3"]),
+    (Kind::Controller(Controller::V2), &["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a9-gic"]),
 ];
 
 /// The properties that the kernel looks at.
@@ -199,9 +196,7 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
         let width = |value: Option<&[u8]>, or: u64| value.map_or(or, number).min(3) as usize * 4;
         (own.1, own.2) = (width(address_cells, 2), width(size_cells, 1));
         let name = node.name()?.name;
-        let known = |name: &[u8]| KNOWN.iter().find(|(known, _)| known.as_bytes() == name).map(|known| known.1);
-        let one_of = |names: &[u8]| names.split(|byte| *byte == 0).find_map(known);
-        let kind = known(name.as_bytes()).or_else(|| one_of(compatible?)).unwrap_or(Kind::Nothing);
+        let kind = known(name.as_bytes()).or_else(|| known(compatible?)).unwrap_or(Kind::Nothing);
         let list = match (parent, kind) {
             (Kind::Reserved, _) => &mut found.reserved,
             (Kind::Cores, _) => {
@@ -240,6 +235,12 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
         (found.reserved.found > MAX_RESERVED, Fault::RESERVED),
     ])?;
     Ok(found)
+}
+
+/// What the first of these strings is that the kernel knows.
+fn known(names: &[u8]) -> Option<Kind> {
+    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| known.iter().any(|known| known.as_bytes() == name));
+    names.split(|byte| *byte == 0).find_map(is).map(|(kind, _)| *kind)
 }
 
 /// The tree's own words and bytes. Its strings and its structure lie in it (5.2), and the structure ends with its end: the parser adds and subtracts without looking.

@@ -21,13 +21,11 @@ pub const POOL: u64 = 1;
 /// The archive's pool.
 pub const ARCHIVE_POOL: u64 = 2;
 
-/// Cells of the kernel-made bindings.
-mod cell {
-    pub const ENVIRONMENT: u64 = 1;
-    pub const POOL: u64 = 2;
-    pub const ARCHIVE: u64 = 3;
-    pub const MACHINE: u64 = 4;
-}
+// Cells of the kernel-made bindings.
+const ENVIRONMENT_CELL: u64 = 1;
+const POOL_CELL: u64 = 2;
+const ARCHIVE_CELL: u64 = 3;
+const MACHINE_CELL: u64 = 4;
 
 /// Checks the boot header's own bytes, the version, and that the archive lies in whole pages behind the kernel's `kernel_bytes`.
 pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Result<(), Fault> {
@@ -43,31 +41,24 @@ pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Res
 
 /// Builds the first environment of the checked header, of the archive that begins at a frame and so many `free` ones, and makes it ready on core 0.
 /// It is told the frame of the machine information page.
-pub fn build(
-    m: &impl Machine,
-    header: &BootHeader,
-    archive: Pfn,
-    free: u64,
-    info: Pfn,
-    cores: u64,
-) -> Result<(), Fault> {
+pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info: Pfn, cores: u64) -> Result<(), Fault> {
     let frames = m.frames();
-    let archive_frames = header.archive_bytes / PAGE_BYTES;
+    let archive_frames = boot.archive_bytes / PAGE_BYTES;
     let last = Pfn(archive.0 + archive_frames - 1);
     if frames.word(last).is_none() || m.words(last)[511].load(Relaxed) != END_MAGIC {
         return Err(Fault::ARCHIVE);
     }
-    for cell in cell::ENVIRONMENT..cell::MACHINE + 1 {
+    for cell in ENVIRONMENT_CELL..MACHINE_CELL + 1 {
         binding::bump(m, cell, NUMBER | binding::OBJECT);
     }
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     // The boot protocol has cleaned the image to the point of coherency: only instruction caches may hold something older.
     let writable = |run: &InitRun| run.prot & Prot::WRITE.bits() as u32 != 0;
-    let own_pages = header.init_runs.iter().filter(|run| writable(run)).map(|run| run.pages as u64).sum();
+    let own_pages = boot.init_runs.iter().filter(|run| writable(run)).map(|run| run.pages as u64).sum();
     let shared_pages = archive_frames.checked_sub(own_pages).ok_or(Fault::RUNS)?;
     for (number, cell, state, quota, used) in [
-        (POOL, cell::POOL, pool::State::Own, free + own_pages, own_pages),
-        (ARCHIVE_POOL, cell::ARCHIVE, pool::State::Shared, archive_frames, shared_pages),
+        (POOL, POOL_CELL, pool::State::Own, free + own_pages, own_pages),
+        (ARCHIVE_POOL, ARCHIVE_CELL, pool::State::Shared, archive_frames, shared_pages),
     ] {
         let pool = pool::pool(m, number);
         let _ = pool.change(pool.identity(), pool::Identity::new(NUMBER, 0, cell, state));
@@ -79,10 +70,10 @@ pub fn build(
     m.invalidate_instructions();
 
     let (frame, root, bindings, control) = (take(m)?, take(m)?, take(m)?, take(m)?);
-    let (cell, supervisor) = (cell::ENVIRONMENT, VcoreRef::NONE);
+    let (cell, supervisor) = (ENVIRONMENT_CELL, VcoreRef::NONE);
     let parts = Parts { number: NUMBER, cell, pool: POOL, frame, root, bindings, supervisor };
     let environment = environment::establish(m, &parts);
-    for run in header.init_runs.iter().filter(|run| run.pages != 0) {
+    for run in boot.init_runs.iter().filter(|run| run.pages != 0) {
         let allowed = [Prot::READ, Prot::READ | Prot::WRITE | Prot::DIRTY, Prot::READ | Prot::EXECUTE];
         let prot = allowed.into_iter().find(|prot| (*prot - Prot::DIRTY).bits() as u32 == run.prot);
         for page in 0..run.pages as u64 {
@@ -97,34 +88,34 @@ pub fn build(
             map(m, root, run.va + page * PAGE_BYTES, pfn, prot.ok_or(Fault::RUNS)?)?;
         }
     }
-    let start = Start { pc: header.init_entry, sp: header.init_stack, argument: info.0 };
-    vcore::create(m, environment, 0, control, header.init_control, 0, &start).or(Err(Fault::MEMORY))?;
+    let start = Start { pc: boot.init_entry, sp: boot.init_stack, argument: info.0 };
+    vcore::create(m, environment, 0, control, boot.init_control, 0, &start).or(Err(Fault::MEMORY))?;
     // The control page stands in a table that a run needs anyway.
-    page_table::table_for(m, root, header.init_control, 3).ok_or(Fault::RUNS)?;
-    map(m, root, header.init_control, control, Prot::READ | Prot::WRITE | Prot::DIRTY)?;
+    page_table::table_for(m, root, boot.init_control, 3).ok_or(Fault::RUNS)?;
+    map(m, root, boot.init_control, control, Prot::READ | Prot::WRITE | Prot::DIRTY)?;
     m.publish_descriptors();
 
     let lines = m.lines().len() as u64 / interrupt::WORDS_PER_LINE;
     for (slot, (kind, cell, object)) in [
-        (BindingKind::Env, cell::ENVIRONMENT, frame.0),
-        (BindingKind::Pool, cell::POOL, POOL),
-        (BindingKind::Core, cell::MACHINE, range(0, cores * SLICES_PER_CORE)),
-        (BindingKind::Irq, cell::MACHINE, range(32, lines.saturating_sub(32))),
-        (BindingKind::Device, cell::MACHINE, range(0, u32::MAX as u64)),
-        (BindingKind::Power, cell::MACHINE, 0),
-        (BindingKind::Pool, cell::ARCHIVE, ARCHIVE_POOL),
+        (BindingKind::Env, ENVIRONMENT_CELL, frame.0),
+        (BindingKind::Pool, POOL_CELL, POOL),
+        (BindingKind::Core, MACHINE_CELL, range(0, cores * SLICES_PER_CORE)),
+        (BindingKind::Irq, MACHINE_CELL, range(32, lines.saturating_sub(32))),
+        (BindingKind::Device, MACHINE_CELL, range(0, u32::MAX as u64)),
+        (BindingKind::Power, MACHINE_CELL, 0),
+        (BindingKind::Pool, ARCHIVE_CELL, ARCHIVE_POOL),
     ]
     .into_iter()
     .enumerate()
     {
         let mapped = Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT;
-        let rights = if cell == cell::ARCHIVE { mapped } else { Rights::EVERYTHING };
+        let rights = if cell == ARCHIVE_CELL { mapped } else { Rights::EVERYTHING };
         let binding = Binding::new(m, kind, rights, cell, object);
         binding::write(m, environment, slot as u64, &binding).or(Err(Fault::MEMORY))?;
     }
 
     let owner = VcoreRef::new(frame, 0);
-    let cell = (cell::MACHINE, binding::value(m, cell::MACHINE));
+    let cell = (MACHINE_CELL, binding::value(m, MACHINE_CELL));
     let (length, exact) = (m.ticks(DEFAULT_SLICE_US), slice::Exact::No);
     let claim = slice::Claim { owner, environment: NUMBER, cell, length, exact };
     slice::claim(m, m.core(), 0, &claim).or(Err(Fault::MEMORY))?;

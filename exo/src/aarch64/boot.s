@@ -38,7 +38,6 @@ boot_start:
     isb                                 // the layout of the next ones depends on HCR_EL2.E2H
     mov     x9, #0x33ff                 // CPTR_EL2: RES1 bits, no trap
     msr     cptr_el2, x9
-    msr     hstr_el2, xzr
     mov     x10, xzr
     field   id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM)
     cbz     x9, 1f
@@ -132,16 +131,15 @@ at_el1:
 
     ldr     x11, ={MAIR}
     msr     mair_el1, x11
-    ldr     x11, ={TCR}
-    mrs     x12, id_aa64mmfr0_el1
-    and     x12, x12, #0xf
-    mov     x13, #5                     // 48 bits are the most that 4 KiB pages without FEAT_LPA2 have
-    cmp     x12, x13
-    csel    x12, x12, x13, lo
-    orr     x11, x11, x12, lsl #32
-    msr     tcr_el1, x11
     msr     ttbr0_el1, x9
     msr     ttbr1_el1, x14
+    ldr     x11, ={TCR}
+    field   id_aa64mmfr0_el1, 0
+    mov     x13, #5                     // 48 bits are the most that 4 KiB pages without FEAT_LPA2 have
+    cmp     x9, x13
+    csel    x9, x9, x13, lo
+    orr     x11, x11, x9, lsl #32
+    msr     tcr_el1, x11
     dsb     sy
     tlbi    vmalle1
     ic      iallu
@@ -157,8 +155,6 @@ high:
     msr     vbar_el1, x11
     ldr     x11, =stack_top
     mov     sp, x11
-    mov     x29, xzr
-    mov     x30, xzr
     mov     x0, x20
     mov     x2, x21
     b       {MAIN}

@@ -4,9 +4,6 @@ use super::{power, uart};
 use exo::fault::Fault;
 use exo::machine::Power;
 
-/// The exit code of a kernel that panicked.
-const EXIT_CODE: u64 = 101;
-
 /// Says why the machine cannot be started, and stops.
 #[inline(never)]
 pub fn refuse(fault: Fault) -> ! {
@@ -30,14 +27,14 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     stop(&[("\r\nexo: panic: ", 0, 0), (file, 0, 0), (":", line as u64, 10)])
 }
 
-/// Says texts, each followed by its number (in a base; 0: none), and switches off.
+/// Says texts, each followed by its number (in a base; 0: none), and switches off, with the exit code of a kernel that panicked.
 fn stop(parts: &[(&str, u64, u64)]) -> ! {
     for (text, number, base) in parts {
         uart::put(text.as_bytes());
         put_number(*number, *base);
     }
     uart::put(b"\r\n");
-    power::switch(Power::Off(EXIT_CODE))
+    power::switch(Power::Off(101))
 }
 
 fn put_number(number: u64, base: u64) {

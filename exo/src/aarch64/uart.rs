@@ -8,11 +8,7 @@ const FLAGS: u64 = 0x18;
 const FLAG_BUSY: u32 = 1 << 3;
 const FLAG_FULL: u32 = 1 << 5;
 const LINE_CONTROL: u64 = 0x2c;
-const FIFOS: u32 = 1 << 4;
-const EIGHT_BITS: u32 = 0x60;
 const CONTROL: u64 = 0x30;
-const INTERRUPT_MASK: u64 = 0x38;
-const INTERRUPT_CLEAR: u64 = 0x44;
 
 /// Kernel address of the registers, of which data is the first; 0: none.
 static BASE: AtomicU64 = AtomicU64::new(0);
@@ -31,9 +27,9 @@ pub fn reset() {
     if base != 0 {
         wait_clear(base + FLAGS, FLAG_BUSY);
         write(base + CONTROL, 0u32);
-        write(base + INTERRUPT_MASK, 0u32);
-        write(base + INTERRUPT_CLEAR, 0x7ffu32);
-        write(base + LINE_CONTROL, read(base + LINE_CONTROL) & FIFOS | EIGHT_BITS);
+        write(base + 0x38, 0u32); // UARTIMSC: no interrupt
+        write(base + 0x44, 0x7ffu32); // UARTICR: all of them
+        write(base + LINE_CONTROL, read(base + LINE_CONTROL) & 1 << 4 | 0x60); // FEN as it is, 8 bits
         write(base + CONTROL, 0x301u32);
     }
 }
