@@ -177,7 +177,8 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
     let mut uarts = Ranges::default();
     // What each node on the way to the current one is, and the bytes of an address and of a size in its children's `reg`.
     let mut parents = [(Kind::Nothing, 0, 0); MAX_DEPTH + 1];
-    for node in core::iter::once(Ok((0, root.as_node()))).chain(root.all_nodes()?) {
+    let (mut first, mut nodes) = (Some(Ok((0, root.as_node()))), root.all_nodes()?);
+    while let Some(node) = first.take().or_else(|| nodes.next()) {
         let (depth, node) = node?;
         let Some([parent, own, ..]) = parents.get_mut(depth..) else { return Err(Fault::DAMAGED) };
         let (parent, address, size) = *parent;

@@ -48,9 +48,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     if frames.word(last).is_none() || m.words(last)[511].load(Relaxed) != END_MAGIC {
         return Err(Fault::ARCHIVE);
     }
-    for cell in ENVIRONMENT_CELL..MACHINE_CELL + 1 {
-        binding::bump(m, cell, NUMBER | binding::OBJECT);
-    }
+    (ENVIRONMENT_CELL..MACHINE_CELL + 1).for_each(|cell| binding::bump(m, cell, NUMBER | binding::OBJECT));
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     // The boot protocol has cleaned the image to the point of coherency: only instruction caches may hold something older.
     let writable = |run: &InitRun| run.prot & Prot::WRITE.bits() as u32 != 0;
@@ -66,7 +64,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
         pool.charge(used).or(Err(Fault::MEMORY))?;
     }
     let code = Word::new(ARCHIVE_POOL, Kind::Code, 0);
-    (archive.0..=last.0).for_each(|pfn| frames.set(Pfn(pfn), code));
+    (archive.0..last.0 + 1).for_each(|pfn| frames.set(Pfn(pfn), code));
     m.invalidate_instructions();
 
     let (frame, root, bindings, control) = (take(m)?, take(m)?, take(m)?, take(m)?);
@@ -78,12 +76,10 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
         let prot = allowed.into_iter().find(|prot| (*prot - Prot::DIRTY).bits() as u32 == run.prot);
         for page in 0..run.pages as u64 {
             let pfn = Pfn(archive.0 + run.archive_page as u64 + page);
-            let word = frames.read(pfn).filter(|word| word.kind() == Kind::Code).ok_or(Fault::RUNS)?;
+            frames.read(pfn).filter(|word| word.kind() == Kind::Code).ok_or(Fault::RUNS)?;
             // A page of the archive can be in one writable run, and in no other run.
-            if writable(run) && word == code {
-                frames.set(pfn, Word::new(POOL, Kind::Data, 0));
-            } else if writable(run) {
-                return Err(Fault::RUNS);
+            if writable(run) {
+                frames.change(pfn, code, Word::new(POOL, Kind::Data, 0)).or(Err(Fault::RUNS))?;
             }
             map(m, root, run.va + page * PAGE_BYTES, pfn, prot.ok_or(Fault::RUNS)?)?;
         }
@@ -96,7 +92,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     m.publish_descriptors();
 
     let lines = m.lines().len() as u64 / interrupt::WORDS_PER_LINE;
-    for (slot, (kind, cell, object)) in [
+    for (slot, (kind, cell, object)) in (0..).zip([
         (BindingKind::Env, ENVIRONMENT_CELL, frame.0),
         (BindingKind::Pool, POOL_CELL, POOL),
         (BindingKind::Core, MACHINE_CELL, range(0, cores * SLICES_PER_CORE)),
@@ -104,14 +100,11 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
         (BindingKind::Device, MACHINE_CELL, range(0, u32::MAX as u64)),
         (BindingKind::Power, MACHINE_CELL, 0),
         (BindingKind::Pool, ARCHIVE_CELL, ARCHIVE_POOL),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ]) {
         let mapped = Rights::POOL_READ | Rights::POOL_EXECUTE | Rights::GRANT;
         let rights = if cell == ARCHIVE_CELL { mapped } else { Rights::EVERYTHING };
         let binding = Binding::new(m, kind, rights, cell, object);
-        binding::write(m, environment, slot as u64, &binding).or(Err(Fault::MEMORY))?;
+        binding::write(m, environment, slot, &binding).or(Err(Fault::MEMORY))?;
     }
 
     let owner = VcoreRef::new(frame, 0);
@@ -143,15 +136,12 @@ fn map(m: &impl Machine, root: Pfn, va: u64, pfn: Pfn, prot: Prot) -> Result<(),
     let mut table = root;
     for level in 2..=3 {
         let slot = &m.words(table)[page_table::index(va, level - 1)];
-        table = match page_table::next_table(slot) {
-            Some(table) => table,
-            None => {
-                let new = take(m)?;
-                m.frames().set(new, Word::table(POOL, level, NUMBER));
-                slot.store(page_table::table(new).bits(), Relaxed);
-                new
-            }
-        };
+        if slot.load(Relaxed) == 0 {
+            let new = take(m)?;
+            m.frames().set(new, Word::table(POOL, level, NUMBER));
+            slot.store(page_table::table(new).bits(), Relaxed);
+        }
+        table = page_table::next_table(slot).ok_or(Fault::RUNS)?;
     }
     let slot = &m.words(table)[page_table::index(va, 3)];
     let word = m.frames().read(pfn).filter(|_| slot.load(Relaxed) == 0).ok_or(Fault::RUNS)?;

@@ -80,11 +80,10 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     let mark = |range: Range, word: Word| {
         (range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES)).for_each(|pfn| frames.set(Pfn(pfn), word));
     };
-    let mut hole = Range { start: span.start, end: span.start };
+    let mut hole = span.start;
     for run in tree.memory.without(&tree.reserved) {
-        hole.end = run.start;
-        mark(hole, Word::new(0, Kind::Device, 0));
-        hole.start = run.end;
+        mark(Range { start: hole, end: run.start }, Word::new(0, Kind::Device, 0));
+        hole = run.end;
     }
     let kernel = Word::new(0, Kind::Kernel, 0);
     let exposed = Word(kernel.0 | EXPOSED);
