@@ -28,8 +28,8 @@ mod layout {
     pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
     pub const IMAGE: u64 = 0xffff_ffff_c000_0000;
-    /// Bytes of a core's kernel stack. Boot needs most: 8 KiB with a device tree whose buses are nested, where a call needs 4.
-    pub const STACK_BYTES: usize = 12288;
+    /// Bytes of a core's kernel stack: boot needs 5 KiB while it reads the device tree, a call 4.
+    pub const STACK_BYTES: usize = 8192;
     /// Normal memory, write-back, inner shareable, accessed; attribute index 0.
     const NORMAL: u64 = 1 << 10 | 0b11 << 8;
     /// Nobody executes it.

@@ -168,10 +168,11 @@ const KNOWN: [(Kind, &[&str]); 8] = [
 /// The properties that the kernel looks at.
 const PROPERTIES: [&str; 7] = ["reg", "compatible", "method", "status", "ranges", "#address-cells", "#size-cells"];
 
-/// Reads a tree, given as the words from its first on.
-pub fn read(blob: &[u32]) -> Result<Description, Fault> {
+/// Reads a tree, given as the words from its first on. (The description is large: it is not moved about.)
+#[inline(never)]
+pub fn read(blob: &[u32], found: &mut Description) -> Result<(), Fault> {
     let (blob, bytes) = check_blocks(blob)?;
-    let mut found = Description { bytes, ..Description::default() };
+    found.bytes = bytes;
     reservations(blob, &mut found.reserved);
     let root = Fdt::new_fallible(blob)?.root()?;
     let mut uarts = Ranges::default();
@@ -234,8 +235,7 @@ pub fn read(blob: &[u32]) -> Result<Description, Fault> {
         (found.memory.found == 0, Fault::NO_MEMORY),
         (found.controller_ranges.found < 2, Fault::NO_CONTROLLER),
         (found.reserved.found > MAX_RESERVED, Fault::RESERVED),
-    ])?;
-    Ok(found)
+    ])
 }
 
 /// What the first of these strings is that the kernel knows.
@@ -273,6 +273,7 @@ fn reservations(blob: &[u32], reserved: &mut Ranges) {
 }
 
 /// A big-endian number of up to eight bytes.
+#[inline(never)]
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | *byte as u64)
 }

@@ -41,6 +41,7 @@ pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Res
 
 /// Builds the first environment of the checked header, of the archive that begins at a frame and so many `free` ones, and makes it ready on core 0.
 /// It is told the frame of the machine information page.
+#[inline(never)]
 pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info: Pfn, cores: u64) -> Result<(), Fault> {
     let frames = m.frames();
     let archive_frames = boot.archive_bytes / PAGE_BYTES;

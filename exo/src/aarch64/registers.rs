@@ -144,6 +144,7 @@ pub fn invalidate_all() {
 ///
 /// # Safety
 /// The kernel owns `bytes` at `address`; both are multiples of 4096, and there are some.
+#[inline(never)]
 pub unsafe fn zero(address: u64, bytes: u64) {
     let identity = mrs!("dczid_el0");
     let step = 4 << (identity & 0xf);

@@ -4,7 +4,7 @@ use super::layout::*;
 use super::objects::{self, Arm, Globals};
 use super::{boot, entry, gic, mmu, panic, power, registers, uart};
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo::device_tree::{self, Range};
+use exo::device_tree::{self, Description, Range};
 use exo::fault::Fault;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
@@ -29,8 +29,8 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     first::check_header(header, boot::header_bytes(), whole)?;
 
     let tree_at = if device_tree != 0 { device_tree } else { header.device_tree };
-    let tree = mmu::look_at(Range::new(tree_at, device_tree::MAX_BYTES as u64), device_tree::read);
-    let mut tree = tree.unwrap_or(Err(Fault::NO_TREE))?;
+    let (mut tree, blob) = (Description::default(), Range::new(tree_at, device_tree::MAX_BYTES as u64));
+    mmu::look_at(blob, |words| device_tree::read(words, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
     power::CONDUIT.store(tree.psci.map_or(0, |conduit| conduit as u64), Relaxed);
     let uart = tree.uart.filter(|uart| uart::begin(*uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
     let lines = gic::set_up(tree.controller, tree.controller_ranges.as_slice())?;

@@ -1,7 +1,7 @@
 //! The device tree: QEMU's own, and damaged ones.
 
 use crate::fake::tree::{Tree, words};
-use exo::device_tree::{Conduit, Controller, Description, MAX_RANGES, MAX_RESERVED, Range, Ranges, read};
+use exo::device_tree::{self, Conduit, Controller, Description, MAX_RANGES, MAX_RESERVED, Range, Ranges};
 use exo::fault::Fault;
 use proptest::prelude::*;
 
@@ -26,6 +26,11 @@ fn dumps() -> [Vec<u32>; 6] {
 
 fn range(start: u64, bytes: u64) -> Range {
     Range::new(start, bytes)
+}
+
+fn read(blob: &[u32]) -> Result<Description, Fault> {
+    let mut found = Description::default();
+    device_tree::read(blob, &mut found).map(|()| found)
 }
 
 fn good(blob: &[u32]) -> Description {
