@@ -4,9 +4,9 @@
 mod boot;
 #[expect(unsafe_code, reason = "exception vectors, and the registers of the interrupted program")]
 mod entry;
-#[expect(unsafe_code, reason = "device registers")]
+#[expect(unsafe_code, reason = "system registers of the interrupt controller")]
 mod gic;
-#[expect(unsafe_code, reason = "translation tables of the kernel")]
+#[expect(unsafe_code, reason = "translation tables of the kernel, and the devices mapped by them")]
 mod mmu;
 #[expect(unsafe_code, reason = "kernel objects in frames, by the linear map")]
 mod objects;
@@ -16,7 +16,6 @@ mod power;
 #[expect(unsafe_code, reason = "system registers, barriers, TLB and cache maintenance")]
 mod registers;
 pub mod start;
-#[expect(unsafe_code, reason = "device registers")]
 mod uart;
 
 /// Addresses and attributes that the boot code, the translation tables and the objects agree on.
@@ -25,10 +24,12 @@ mod layout {
     pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
     /// Most RAM span that the linear map takes: 256 GiB.
     pub const MAX_SPAN: u64 = 256 << 30;
+    /// Bytes that an entry of a root stands for.
+    pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
     pub const IMAGE: u64 = 0xffff_ffff_c000_0000;
-    /// Bytes of a core's kernel stack. Boot needs most: 8 KiB with a device tree whose buses are nested, where a call needs 4.
-    pub const STACK_BYTES: usize = 12288;
+    /// Bytes of a core's kernel stack: boot needs 5 KiB while it reads the device tree, a call 4.
+    pub const STACK_BYTES: usize = 8192;
     /// Normal memory, write-back, inner shareable, accessed; attribute index 0.
     const NORMAL: u64 = 1 << 10 | 0b11 << 8;
     /// Nobody executes it.
@@ -45,9 +46,9 @@ mod layout {
     pub const BLOCK_DEVICE: u64 = 1 << 10 | 1 << 2 | NEVER_EXECUTE | 1;
     /// A table descriptor.
     pub const TABLE: u64 = 3;
-    /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM D17.2.100).
+    /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM, MAIR_EL1).
     pub const MAIR: u64 = 0x04ff;
-    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM D17.2.139).
+    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM, TCR_EL1).
     pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
     /// RES1 bits of SCTLR_EL1 without anything switched on.
     pub const SCTLR_OFF: u64 = 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;

@@ -10,6 +10,7 @@ pub mod destroy;
 pub mod device_tree;
 pub mod environment;
 pub mod event;
+pub mod fault;
 pub mod first;
 pub mod frame;
 pub mod gate;

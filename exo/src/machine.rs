@@ -1,6 +1,7 @@
 //! What the decisions need of the machine. `aarch64/` provides it on hardware, the tests provide a fake.
 
 use crate::environment::Environment;
+use crate::first::NUMBER;
 use crate::frame::Frames;
 use crate::pool::Pool;
 use crate::slice::Core;
@@ -27,17 +28,28 @@ impl<T, const N: usize> core::ops::Deref for Each<T, N> {
     }
 }
 
-/// The fixed tables of the kernel: their sizes do not grow with anything. All numbers belong to environment 0 at first, the kernel.
-#[derive(Default)]
+/// The fixed tables of the kernel: their sizes do not grow with anything.
 pub struct Tables {
     /// Revocation cells: value in bits 63:16, owner in 15:0.
-    pub cells: Each<AtomicU64, { MAX_CELLS as usize }>,
+    pub cells: [AtomicU64; MAX_CELLS as usize],
     /// Pools.
-    pub pools: Each<Pool, { MAX_POOLS as usize }>,
+    pub pools: [Pool; MAX_POOLS as usize],
     /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
-    pub environments: Each<AtomicU64, { MAX_ENVIRONMENTS as usize }>,
+    pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
+}
+
+impl Tables {
+    /// All numbers belong to the first environment; a cell's first value is 1, which nothing empty carries.
+    pub const fn at_boot() -> Tables {
+        Tables {
+            cells: [const { AtomicU64::new(1 << 16 | NUMBER) }; MAX_CELLS as usize],
+            pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
+            environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
+            last_cell_value: AtomicU64::new(1),
+        }
+    }
 }
 
 /// An enumeration that stands in a field of a word.

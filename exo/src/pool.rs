@@ -69,9 +69,10 @@ impl Identity {
 }
 
 impl Pool {
-    /// Unused, owned by the kernel.
-    pub const fn new() -> Pool {
-        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(0), minimum: AtomicU64::new(0) }
+    /// Unused, its number owned by an environment.
+    pub const fn new(owner: u64) -> Pool {
+        let identity = Identity::new(owner, 0, 0, State::Unused);
+        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(identity.0), minimum: AtomicU64::new(0) }
     }
 
     /// Who it is.

@@ -38,6 +38,7 @@ core::arch::global_asm!(
     PAGE_RODATA = const PAGE_RODATA,
     PAGE_DATA = const PAGE_DATA,
     TABLES = sym TABLES,
+    TABLES_BYTES = const size_of_val(&TABLES),
     IDENTITY_2 = const IDENTITY_2 * size_of::<Table>(),
     ROOT = const ROOT * size_of::<Table>(),
     HIGH_2 = const HIGH_2 * size_of::<Table>(),
@@ -46,49 +47,23 @@ core::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    static boot_header: BootHeader;
-    static image_start: u8;
-    static rodata_end: u8;
-    static bss_end: u8;
-    static image_end: u8;
-    static stack_guard: u8;
-}
-
-/// The boot header in the image.
-pub fn header() -> &'static BootHeader {
-    // SAFETY: the linker script places it in the mapped, read-only image; the image-builder wrote it, and every bit pattern is a valid one.
-    unsafe { &boot_header }
+    /// The boot header in the image: the image-builder wrote it, and every bit pattern is a valid one.
+    pub safe static boot_header: BootHeader;
+    safe static rodata_end: u8;
+    safe static bss_end: u8;
+    safe static image_end: u8;
+    safe static stack_guard: u8;
 }
 
 /// The header's bytes that its checksum covers.
 pub fn header_bytes() -> &'static [u8] {
-    let header: *const BootHeader = header();
+    let header = &raw const boot_header;
     // SAFETY: the same bytes, read as bytes; the structure has no padding before `checksum`.
     unsafe { core::slice::from_raw_parts(header.cast(), core::mem::offset_of!(BootHeader, checksum)) }
 }
 
-/// Sizes of the image's parts, in bytes.
-pub struct Image {
-    /// Text and read-only data.
-    pub text: u64,
-    /// Data and zero-initialised data, without tables and per-core memory.
-    pub data: u64,
-    /// Everything, from the image's first byte.
-    pub whole: u64,
-    /// Offset of the page below the stack, which must not be mapped.
-    pub guard: u64,
+/// Bytes from the image's first one to the end of text and read-only data, to that of data, to its own, and to the page below the stack, which must not be mapped.
+pub fn extent() -> [u64; 4] {
+    let ends = [&raw const rodata_end, &raw const bss_end, &raw const image_end, &raw const stack_guard];
+    ends.map(|end| end as u64 - IMAGE)
 }
-
-/// Measures the image by the linker's symbols.
-pub fn image() -> Image {
-    let start = &raw const image_start as u64;
-    let rodata = &raw const rodata_end as u64;
-    Image {
-        text: rodata - start,
-        data: &raw const bss_end as u64 - rodata,
-        whole: &raw const image_end as u64 - start,
-        guard: &raw const stack_guard as u64 - start,
-    }
-}
-
-const _: () = assert!(IMAGE == 0xffff_ffff_c000_0000);

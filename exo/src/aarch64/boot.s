@@ -38,9 +38,8 @@ boot_start:
     isb                                 // the layout of the next ones depends on HCR_EL2.E2H
     mov     x9, #0x33ff                 // CPTR_EL2: RES1 bits, no trap
     msr     cptr_el2, x9
-    msr     hstr_el2, xzr
     mov     x10, xzr
-    field   id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM D17.3.19)
+    field   id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM)
     cbz     x9, 1f
     cmp     x9, #0xf
     b.eq    1f
@@ -82,29 +81,22 @@ boot_start:
 
 at_el1:
     msr     spsel, #1                   // the boot protocol does not say which stack pointer is selected
-    // The memory below is written with the caches off: lines that an earlier stage left in them must not come back over it
-    // (Arm ARM B2.8: mismatched attributes; boot protocol: the image is clean to the point of coherency, bss is not part of it).
+    // The tables are written with the caches off: lines of them that an earlier stage left, clean or not, must not hide that later
+    // (Arm ARM, "Mismatched memory attributes"). The boot protocol has cleaned the rest of the image, its zeros included.
     field   ctr_el0, 16
     mov     x10, #4
     lsl     x10, x10, x9                // the smallest data cache line
-    adrp    x11, bss_start
-    add     x11, x11, :lo12:bss_start
-    mov     x9, x11
-    adrp    x12, image_end
-1:  dc      ivac, x9
-    add     x9, x9, x10
-    cmp     x9, x12
-    b.lo    1b
-    dsb     sy
-    adrp    x12, image_end              // bss, tables, and the first core's structure
-1:  stp     xzr, xzr, [x11], #16
-    stp     xzr, xzr, [x11], #16
+    adrp    x9, {TABLES}
+    add     x12, x9, #{TABLES_BYTES}
+    mov     x11, x9
+1:  dc      ivac, x11
+    add     x11, x11, x10
     cmp     x11, x12
     b.lo    1b
+    dsb     sy
 
     // Identity: the 2 MiB with this code, whose instructions lie in the image's first page.
     adrp    x11, image_start
-    adrp    x9, {TABLES}
     add     x10, x9, #{IDENTITY_2}
     orr     x13, x10, #3
     ubfx    x12, x11, #30, #9
@@ -139,16 +131,15 @@ at_el1:
 
     ldr     x11, ={MAIR}
     msr     mair_el1, x11
-    ldr     x11, ={TCR}
-    mrs     x12, id_aa64mmfr0_el1
-    and     x12, x12, #0xf
-    mov     x13, #5                     // 48 bits are the most that 4 KiB pages without FEAT_LPA2 have
-    cmp     x12, x13
-    csel    x12, x12, x13, lo
-    orr     x11, x11, x12, lsl #32
-    msr     tcr_el1, x11
     msr     ttbr0_el1, x9
     msr     ttbr1_el1, x14
+    ldr     x11, ={TCR}
+    field   id_aa64mmfr0_el1, 0
+    mov     x13, #5                     // 48 bits are the most that 4 KiB pages without FEAT_LPA2 have
+    cmp     x9, x13
+    csel    x9, x9, x13, lo
+    orr     x11, x11, x9, lsl #32
+    msr     tcr_el1, x11
     dsb     sy
     tlbi    vmalle1
     ic      iallu
@@ -164,8 +155,6 @@ high:
     msr     vbar_el1, x11
     ldr     x11, =stack_top
     mov     sp, x11
-    mov     x29, xzr
-    mov     x30, xzr
     mov     x0, x20
     mov     x2, x21
     b       {MAIN}

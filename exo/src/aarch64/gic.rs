@@ -1,9 +1,11 @@
 //! The interrupt controller: GICv2 (Arm IHI 0048B) and GICv3 (Arm IHI 0069), as far as the kernel needs them.
 
+use super::mmu::{self, read, wait_clear, write};
 use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo::device_tree::Controller;
+use exo::device_tree::{Controller, Range};
+use exo::fault::Fault;
 use exo::machine::Trigger;
 
 /// The virtual timer's private interrupt.
@@ -16,35 +18,14 @@ static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 /// Kernel address of the CPU interface (v2), or 0 (v3).
 static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
 
+// Registers of the distributor, and of the frame of a redistributor that has the private interrupts.
 const CTLR: u64 = 0x000;
-const TYPER: u64 = 0x004;
 const IGROUPR: u64 = 0x080;
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
 const ICPENDR: u64 = 0x280;
 const ICACTIVER: u64 = 0x380;
-const IPRIORITYR: u64 = 0x400;
 const ITARGETSR: u64 = 0x800;
-const ICFGR: u64 = 0xc00;
-const IROUTER: u64 = 0x6000;
-const REDISTRIBUTOR_WAKER: u64 = 0x14;
-/// The frame of a redistributor that has the private interrupts, laid out as the distributor is.
-const PRIVATE_FRAME: u64 = 0x1_0000;
-const INTERFACE_PMR: u64 = 0x4;
-const INTERFACE_IAR: u64 = 0xc;
-const INTERFACE_EOIR: u64 = 0x10;
-/// Looks at a register that must change before it is taken for broken.
-const PATIENCE: u32 = 1_000_000;
-
-fn read(address: u64) -> u32 {
-    // SAFETY: a register of the controller, by the kernel's device mapping.
-    unsafe { (address as *const u32).read_volatile() }
-}
-
-fn write<T>(address: u64, value: T) {
-    // SAFETY: as for `read`; the callers use the widths that the register has.
-    unsafe { (address as *mut T).write_volatile(value) }
-}
 
 fn distributor(offset: u64) -> u64 {
     DISTRIBUTOR.load(Relaxed) + offset
@@ -55,66 +36,48 @@ fn write_bit(register: u64, line: u64) {
     write(distributor(register + line / 32 * 4), 1u32 << (line % 32));
 }
 
-/// Waits, boundedly, until these bits of a register are clear.
-fn wait_clear(address: u64, bits: u32) {
-    let _ = (0..PATIENCE).find(|_| read(address) & bits == 0);
-}
-
 /// Waits until the distributor has taken a write to CTLR or an enable register: v3's RWP; v2 has zero there.
 fn write_complete() {
     wait_clear(distributor(CTLR), 1 << 31);
 }
 
-/// Interrupt lines, private ones included.
-pub fn lines() -> u64 {
-    (32 * ((read(distributor(TYPER)) & 0x1f) as u64 + 1)).min(SPECIAL)
-}
-
-/// Sets distributor and this core's interface up: everything masked but the timer.
-/// `second` is the CPU interface of a v2, or the redistributors (address and bytes of each region) of a v3. False: this core has no interface.
-#[must_use]
-pub fn set_up(controller: Controller, base: u64, second: &[(u64, u64)]) -> bool {
+/// Sets distributor and this core's interface up, everything masked but the timer; answers how many lines there are.
+/// Behind the distributor's range come the CPU interface's of a v2 (and what is for virtual machines), or the redistributors' of a v3.
+pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, Fault> {
+    let version_2 = controller == Some(Controller::V2);
+    let [base, others @ ..] = ranges else { return Err(Fault::NO_CONTROLLER) };
+    let base = mmu::device(*base).ok_or(Fault::DEVICES)?;
     DISTRIBUTOR.store(base, Relaxed);
     // v2: everything in group 0, which is interrupts, not fast ones. v3: affinity routing first, then group 1 (IHI 0069 12.9.4).
-    let (routing, group, group_on) = match controller {
-        Controller::V2 => (0, 0, 1),
-        Controller::V3 => (1 << 4, !0, 1 << 1),
-    };
-    write(distributor(CTLR), 0u32);
+    let (routing, group, group_on) = if version_2 { (0, 0, 1) } else { (1 << 4, !0, 1 << 1) };
+    write(base + CTLR, 0u32);
     write_complete();
-    write(distributor(CTLR), routing);
-    (32..lines()).step_by(32).for_each(|first| quiet(base, first, group));
-    write(distributor(CTLR), routing | group_on);
+    write(base + CTLR, routing);
+    let lines = (32 * ((read(base + 0x004) & 0x1f) as u64 + 1)).min(SPECIAL); // GICD_TYPER
+    (32..lines).step_by(32).for_each(|first| quiet(base, first, group));
+    write(base + CTLR, routing | group_on);
     write_complete();
-    let private = match controller {
-        Controller::V2 => second.first().map(|(interface, _)| {
-            CPU_INTERFACE.store(*interface, Relaxed);
-            base
-        }),
-        Controller::V3 => find_redistributor(second).map(|redistributor| {
-            let waker = redistributor + REDISTRIBUTOR_WAKER;
-            write(waker, read(waker) & !2);
-            wait_clear(waker, 4);
-            redistributor + PRIVATE_FRAME
-        }),
+    // Every priority, the group on; completion also deactivates (IHI 0069 12.2).
+    let private = if version_2 {
+        let interface = others.first().and_then(|range| mmu::device(*range)).ok_or(Fault::DEVICES)?;
+        CPU_INTERFACE.store(interface, Relaxed);
+        write(interface + 0x4, 0xffu32); // GICC_PMR
+        write(interface, 1u32); // GICC_CTLR
+        base
+    } else {
+        let redistributor = find_redistributor(others)?;
+        let waker = redistributor + 0x14; // GICR_WAKER: ProcessorSleep, ChildrenAsleep
+        write(waker, read(waker) & !2);
+        wait_clear(waker, 4);
+        execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
+        execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
+        execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
+        execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
+        redistributor + 0x1_0000
     };
-    let Some(private) = private else { return false };
     quiet(private, 0, group);
     write(private + ISENABLER, 1u32 << TIMER);
-    // The core's interface: every priority, the group on; completion also deactivates (IHI 0069 12.2).
-    match CPU_INTERFACE.load(Relaxed) {
-        0 => {
-            execute!("msr S3_0_C12_C12_5, {}; isb", 7u64); // ICC_SRE_EL1.SRE
-            execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
-            execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
-            execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
-        }
-        interface => {
-            write(interface + INTERFACE_PMR, 0xffu32);
-            write(interface + CTLR, 1u32);
-        }
-    }
-    true
+    Ok(lines)
 }
 
 /// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.
@@ -122,42 +85,37 @@ fn quiet(frame: u64, first: u64, group: u32) {
     for (register, value) in [(ICENABLER, !0), (ICPENDR, !0), (ICACTIVER, !0), (IGROUPR, group)] {
         write(frame + register + first / 8, value);
     }
-    (0..32).step_by(4).for_each(|line| write(frame + IPRIORITYR + first + line, 0xa0a0_a0a0u32));
+    (0..32).step_by(4).for_each(|line| write(frame + 0x400 + first + line, 0xa0a0_a0a0u32)); // GICD_IPRIORITYR
 }
 
 /// The redistributor whose affinity is this core's.
-fn find_redistributor(regions: &[(u64, u64)]) -> Option<u64> {
+fn find_redistributor(regions: &[Range]) -> Result<u64, Fault> {
     let affinity = registers::affinity();
     let wanted = (affinity >> 32 << 24 | affinity & 0xff_ffff) as u32;
-    for (start, bytes) in regions {
-        let mut at = *start;
-        while at + 0x2_0000 <= start + bytes {
+    for region in regions {
+        let mut at = mmu::device(*region).ok_or(Fault::DEVICES)?;
+        let end = at + region.bytes();
+        while at + 0x2_0000 <= end {
             let typer = read(at + 8);
             if read(at + 12) == wanted {
-                return Some(at);
+                return Ok(at);
             }
-            // Two frames of 64 KiB, four with virtual LPIs.
-            at += if typer & 2 != 0 { 0x4_0000 } else { 0x2_0000 };
-            if typer & 1 << 4 != 0 {
-                break;
-            }
+            // Two frames of 64 KiB, four with virtual LPIs. Bit 4: the last of the region.
+            at = if typer & 1 << 4 != 0 { end } else { at + 0x2_0000 + (typer as u64 & 2) * 0x1_0000 };
         }
     }
-    None
+    Err(Fault::NO_INTERFACE)
 }
 
 /// What the highest pending interrupt is, now active.
 pub fn acknowledge() -> Option<u64> {
     let number = match CPU_INTERFACE.load(Relaxed) {
-        // ICC_IAR1_EL1; the DSB makes the acknowledgement precede what is done about it (IHI 0069 4.1.1).
-        0 => {
-            let number = mrs!("S3_0_C12_C12_0");
-            execute!("dsb sy");
-            number & 0xff_ffff
-        }
-        // The source core of an SGI stands in bits 12:10.
-        interface => (read(interface + INTERFACE_IAR) & 0x3ff) as u64,
+        0 => mrs!("S3_0_C12_C12_0") & 0xff_ffff, // ICC_IAR1_EL1
+        // GICC_IAR: the source core of an SGI stands in bits 12:10.
+        interface => (read(interface + 0xc) & 0x3ff) as u64,
     };
+    // The acknowledgement precedes what is done about it (IHI 0069 4.1.1).
+    execute!("dsb sy");
     (number < SPECIAL).then_some(number)
 }
 
@@ -165,7 +123,7 @@ pub fn acknowledge() -> Option<u64> {
 pub fn complete(number: u64) {
     match CPU_INTERFACE.load(Relaxed) {
         0 => execute!("msr S3_0_C12_C12_1, {}; isb", number), // ICC_EOIR1_EL1
-        interface => write(interface + INTERFACE_EOIR, number as u32),
+        interface => write(interface + 0x10, number as u32),  // GICC_EOIR
     }
 }
 
@@ -191,10 +149,10 @@ pub fn retire(line: u64) {
 pub fn route(line: u64, trigger: Trigger) {
     retire(line);
     let edge = 2 << (line % 16 * 2);
-    let config = distributor(ICFGR + line / 16 * 4);
+    let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
     write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
     if CPU_INTERFACE.load(Relaxed) == 0 {
-        write(distributor(IROUTER + line * 8), registers::affinity());
+        write(distributor(0x6000 + line * 8), registers::affinity()); // GICD_IROUTER
     } else {
         // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
         write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);

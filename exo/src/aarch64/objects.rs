@@ -1,13 +1,13 @@
 //! The machine as the decisions see it: kernel objects in frames, reached by the linear map.
 
 use super::layout::{LINEAR, MAX_SPAN};
-use super::registers::{self, Allow, execute, mrs};
+use super::registers::{self, execute, mrs};
 use super::{gic, power, uart};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
-use exo::device_tree::{List, MAX_CONTROLLER_RANGES, Range};
+use exo::device_tree::Ranges;
 use exo::environment::Environment;
 use exo::frame::Frames;
 use exo::machine::{Machine, Power, Tables, Trigger, Words};
@@ -28,7 +28,7 @@ pub struct Globals {
     /// The debug UART.
     pub uart: Option<Pfn>,
     /// The kernel's own devices.
-    pub devices: List<Range, MAX_CONTROLLER_RANGES>,
+    pub devices: Ranges,
 }
 
 /// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
@@ -51,8 +51,7 @@ static GLOBALS: Once<Globals> = Once::ZEROED;
 #[unsafe(link_section = ".percore")]
 static FIRST_CORE: Once<Core> = Once::ZEROED;
 /// The kernel's tables.
-#[unsafe(link_section = ".bss.tables")]
-pub static TABLES: Once<Tables> = Once::ZEROED;
+pub static TABLES: Tables = Tables::at_boot();
 static UART_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
@@ -113,14 +112,14 @@ pub fn control_words(pfn: Pfn) -> &'static Words {
 }
 
 /// Writes the machine information page.
-pub fn write_info(pfn: Pfn, info: &MachineInfo) {
+pub fn write_info(pfn: Pfn, info: MachineInfo) {
     // SAFETY: boot memory that nothing else writes; readers come later.
-    unsafe { (address(pfn) as *mut MachineInfo).write(*info) };
+    unsafe { (address(pfn) as *mut MachineInfo).write(info) };
 }
 
 impl Machine for Arm {
     fn tables(&self) -> &Tables {
-        TABLES.get()
+        &TABLES
     }
     fn lines(&self) -> &[AtomicU64] {
         globals().lines
@@ -224,7 +223,7 @@ impl Machine for Arm {
     }
     fn kernel_device(&self, pfn: Pfn) -> bool {
         let at = pfn.address();
-        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end())
+        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end)
     }
     fn uart(&self) -> Option<Pfn> {
         globals().uart
@@ -258,17 +257,16 @@ impl Machine for Arm {
         true
     }
     fn load_fp(&self, control: Pfn) {
-        registers::allow_fp(Allow::Yes);
         // SAFETY: the frame is a control page.
         unsafe { registers::load_fp(address(control) + FP) };
     }
     fn save_fp(&self, control: Pfn) {
         // SAFETY: the frame is a control page.
         unsafe { registers::save_fp(address(control) + FP) };
-        registers::allow_fp(Allow::No);
+        registers::trap_fp();
     }
     fn drop_fp(&self) {
-        registers::allow_fp(Allow::No);
+        registers::trap_fp();
     }
     fn power(&self, what: Power) {
         power::switch(what)

@@ -44,12 +44,12 @@ const PAGE: u64 = 4096;
 /// Four of these are a page.
 const MAX_STEP: u64 = PAGE / 4;
 
-/// A field of an identification register (Arm ARM D17.2): four bits.
+/// A field of an identification register (Arm ARM, AArch64 System Register Descriptions): four bits.
 fn field(register: u64, shift: u32) -> u64 {
     register >> shift & 0xf
 }
 
-/// Generic timer ticks. The ISB keeps the read from being done early (Arm ARM D12.2.1).
+/// Generic timer ticks. The ISB keeps the read from being done early (Arm ARM, "The Generic Timer").
 pub fn now() -> u64 {
     execute!("isb");
     CNTVCT_EL0.get()
@@ -85,8 +85,8 @@ pub static __aarch64_have_lse_atomics: core::sync::atomic::AtomicU8 = core::sync
 /// Sets this core up for EL0: what traps, what may be read, what `features` allow.
 pub fn prepare(features: Features, core: u64) {
     TPIDR_EL1.set(core);
-    allow_fp(Allow::No);
-    // EL0 reads the virtual counter, and nothing else of the timer (Arm ARM D12.2.4).
+    trap_fp();
+    // EL0 reads the virtual counter, and nothing else of the timer (Arm ARM, CNTKCTL_EL1).
     CNTKCTL_EL1.write(CNTKCTL_EL1::EL0VCTEN::SET);
     CNTV_CVAL_EL0.set(u64::MAX);
     CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
@@ -115,11 +115,9 @@ pub fn prepare(features: Features, core: u64) {
 
 /// Keys for EL0's pointer authentication: one set a boot, from what differs between boots. They keep an accident from going far; they are no secret between environments.
 fn enable_pac() {
-    let mut seed = CNTVCT_EL0.get() ^ CNTPCT_EL0.get().rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15;
+    let mut seed = CNTVCT_EL0.get() ^ CNTPCT_EL0.get().rotate_left(32);
     let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
+        seed = (seed ^ seed >> 29 ^ 1 << 63).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         seed
     };
     macro_rules! keys {
@@ -130,7 +128,7 @@ fn enable_pac() {
     SCTLR_EL1.set(SCTLR_EL1.get() | 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13);
 }
 
-/// Stores to descriptors before this are seen by all walkers (Arm ARM D8.2.6: a DSB between the store and a walk that must see it; ISHST covers stores only).
+/// Stores to descriptors before this are seen by all walkers (Arm ARM, "TLB maintenance requirements": a DSB between the store and a walk that must see it; ISHST covers stores only).
 /// For EL0 the exception return gives the context synchronisation.
 #[inline(always)]
 pub fn publish_descriptors() {
@@ -146,6 +144,7 @@ pub fn invalidate_all() {
 ///
 /// # Safety
 /// The kernel owns `bytes` at `address`; both are multiples of 4096, and there are some.
+#[inline(never)]
 pub unsafe fn zero(address: u64, bytes: u64) {
     let identity = mrs!("dczid_el0");
     let step = 4 << (identity & 0xf);
@@ -159,7 +158,7 @@ pub unsafe fn zero(address: u64, bytes: u64) {
     }
 }
 
-/// Cleans a page's data cache lines to the point of unification (Arm ARM B2.4.4: DC CVAU, DSB, IC, DSB, ISB before new code is executed).
+/// Cleans a page's data cache lines to the point of unification (Arm ARM, "Synchronization and coherency issues between data and instruction accesses": DC CVAU, DSB, IC, DSB, ISB before new code is executed).
 /// CTR_EL0.IDC says that this is not needed.
 pub fn clean_code(address: u64) {
     let identity = mrs!("ctr_el0");
@@ -175,20 +174,9 @@ pub fn sleep() {
     execute!("dsb sy; wfi");
 }
 
-/// Whether EL0 may use FP/SIMD.
-pub fn allow_fp(allow: Allow) {
-    CPACR_EL1.write(match allow {
-        Allow::Yes => CPACR_EL1::FPEN::TrapNothing,
-        Allow::No => CPACR_EL1::FPEN::TrapEl0,
-    });
-}
-
-/// See [`allow_fp`].
-pub enum Allow {
-    /// Use does not trap.
-    Yes,
-    /// The next use traps.
-    No,
+/// EL0's next use of FP/SIMD traps.
+pub fn trap_fp() {
+    CPACR_EL1.write(CPACR_EL1::FPEN::TrapEl0);
 }
 
 /// Moves q0 to q31, then FPSR and FPCR, between the registers and a control page's `fp`. CPACR_EL1.FPEN lets EL1 use the registers at any time;
@@ -197,10 +185,8 @@ macro_rules! move_fp {
     ($address:expr, $pair:literal, $($word:literal),*) => {
         asm!(
             ".arch_extension fp",
-            ".irp pair, \"0, q1\", \"2, q3\", \"4, q5\", \"6, q7\", \"8, q9\", \"10, q11\", \"12, q13\", \"14, q15\"",
-            concat!($pair, " q\\pair, [{0}], #32"),
-            ".endr",
-            ".irp pair, \"16, q17\", \"18, q19\", \"20, q21\", \"22, q23\", \"24, q25\", \"26, q27\", \"28, q29\", \"30, q31\"",
+            concat!(".irp pair, \"0, q1\", \"2, q3\", \"4, q5\", \"6, q7\", \"8, q9\", \"10, q11\", \"12, q13\", \"14, q15\"",
+            ", \"16, q17\", \"18, q19\", \"20, q21\", \"22, q23\", \"24, q25\", \"26, q27\", \"28, q29\", \"30, q31\""),
             concat!($pair, " q\\pair, [{0}], #32"),
             ".endr",
             $($word),*,
@@ -209,11 +195,12 @@ macro_rules! move_fp {
     };
 }
 
-/// Loads FP/SIMD registers.
+/// Loads FP/SIMD registers, which EL0 may use then.
 ///
 /// # Safety
 /// `address` is that of a [`exo_abi::control_page::FloatingPoint`].
 pub unsafe fn load_fp(address: u64) {
+    CPACR_EL1.write(CPACR_EL1::FPEN::TrapNothing);
     // SAFETY: the caller's promise.
     unsafe { move_fp!(address, "ldp", "ldr {1}, [{0}]", "msr fpsr, {1}", "ldr {1}, [{0}, #8]", "msr fpcr, {1}") }
 }

@@ -1,7 +1,8 @@
 //! The device tree: QEMU's own, and damaged ones.
 
 use crate::fake::tree::{Tree, words};
-use exo::device_tree::{Conduit, Controller, Description, Fault, MAX_BANKS, MAX_RESERVED, Range, read};
+use exo::device_tree::{self, Conduit, Controller, Description, MAX_RANGES, MAX_RESERVED, Range, Ranges};
+use exo::fault::Fault;
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -24,11 +25,16 @@ fn dumps() -> [Vec<u32>; 6] {
 }
 
 fn range(start: u64, bytes: u64) -> Range {
-    Range { start, bytes }
+    Range::new(start, bytes)
+}
+
+fn read(blob: &[u32]) -> Result<Description, Fault> {
+    let mut found = Description::default();
+    device_tree::read(blob, &mut found).map(|()| found)
 }
 
 fn good(blob: &[u32]) -> Description {
-    read(blob).unwrap_or_else(|fault| panic!("{}", fault.text()))
+    read(blob).unwrap_or_else(|fault| panic!("{}", fault.0))
 }
 
 #[test]
@@ -85,28 +91,28 @@ fn reserved_memory_is_found_in_both_places() {
 #[test]
 fn banks_beyond_the_list_are_counted() {
     let mut tree = Tree::root().controller();
-    for bank in 0..MAX_BANKS as u64 + 3 {
+    for bank in 0..MAX_RANGES as u64 + 3 {
         tree = tree.memory(bank << 30, MIB);
     }
     let found = good(&tree.blob());
-    assert_eq!((found.memory.as_slice().len(), found.memory.dropped), (MAX_BANKS, 3));
+    assert_eq!((found.memory.as_slice().len(), found.memory.found), (MAX_RANGES, MAX_RANGES + 3));
 }
 
 #[test]
 fn memory_that_is_disabled_or_empty_is_no_memory() {
     let disabled = Tree::root().controller().node("memory@0").text("status", "disabled").reg(&[(0, MIB)]).end().blob();
-    assert_eq!(read(&disabled).err(), Some(Fault::NoMemory));
+    assert_eq!(read(&disabled).err(), Some(Fault::NO_MEMORY));
     let empty = Tree::root().controller().memory(0x4000_0000, 0).blob();
-    assert_eq!(read(&empty).err(), Some(Fault::NoMemory));
-    assert_eq!(read(&Tree::root().controller().blob()).err(), Some(Fault::NoMemory));
+    assert_eq!(read(&empty).err(), Some(Fault::NO_MEMORY));
+    assert_eq!(read(&Tree::root().controller().blob()).err(), Some(Fault::NO_MEMORY));
 }
 
 #[test]
 fn a_tree_without_a_known_controller_is_refused() {
-    assert_eq!(read(&Tree::root().memory(0, MIB).blob()).err(), Some(Fault::NoController));
+    assert_eq!(read(&Tree::root().memory(0, MIB).blob()).err(), Some(Fault::NO_CONTROLLER));
     let one_range =
         Tree::root().memory(0, MIB).node("intc@1").text("compatible", "arm,gic-400").reg(&[(1, 2)]).end().blob();
-    assert_eq!(read(&one_range).err(), Some(Fault::NoController));
+    assert_eq!(read(&one_range).err(), Some(Fault::NO_CONTROLLER));
     let other = Tree::root()
         .memory(0, MIB)
         .node("intc@1")
@@ -114,7 +120,7 @@ fn a_tree_without_a_known_controller_is_refused() {
         .reg(&[(1, 2), (3, 4)])
         .end()
         .blob();
-    assert_eq!(read(&other).err(), Some(Fault::NoController));
+    assert_eq!(read(&other).err(), Some(Fault::NO_CONTROLLER));
 }
 
 #[test]
@@ -126,7 +132,7 @@ fn cells_wider_than_an_address_name_no_memory() {
             .cells("#size-cells", &[size])
             .memory(0, MIB)
             .blob();
-        assert_eq!(read(&blob).err(), Some(Fault::NoMemory));
+        assert_eq!(read(&blob).err(), Some(Fault::NO_MEMORY));
     }
 }
 
@@ -139,14 +145,14 @@ fn addresses_without_cells_name_no_memory() {
         .controller()
         .memory(0x4000_0000, MIB)
         .blob();
-    assert_eq!(read(&blob).err(), Some(Fault::NoMemory));
+    assert_eq!(read(&blob).err(), Some(Fault::NO_MEMORY));
 }
 
 #[test]
 fn more_reservations_than_can_be_kept_are_refused() {
     let tree = (0..MAX_RESERVED as u64 + 2)
         .fold(Tree::root().controller().memory(0, MIB), |tree, entry| tree.reserve(entry << 20, 4096));
-    assert_eq!(read(&tree.blob()).err(), Some(Fault::TooMuchReserved));
+    assert_eq!(read(&tree.blob()).err(), Some(Fault::RESERVED));
     let mut tree = Tree::root()
         .controller()
         .memory(0, MIB)
@@ -156,7 +162,7 @@ fn more_reservations_than_can_be_kept_are_refused() {
     for region in 0..=MAX_RESERVED as u64 {
         tree = tree.node(&format!("r@{region:x}")).reg(&[(region << 20, 4096)]).end();
     }
-    assert_eq!(read(&tree.end().blob()).err(), Some(Fault::TooMuchReserved));
+    assert_eq!(read(&tree.end().blob()).err(), Some(Fault::RESERVED));
 }
 
 #[test]
@@ -165,7 +171,7 @@ fn blocks_that_lie_beyond_the_tree_are_damage() {
         for value in [1 << 20, i32::MAX as u32, u32::MAX] {
             let mut blob = dump!("gic3-smp1");
             blob[index] = u32::to_be(value);
-            assert_eq!(read(&blob).err(), Some(Fault::Damaged));
+            assert_eq!(read(&blob).err(), Some(Fault::DAMAGED));
         }
     }
 }
@@ -193,10 +199,56 @@ fn an_entry_that_means_nothing_is_passed_over() {
 }
 
 #[test]
+fn a_tree_deeper_than_the_parser_looks_is_refused() {
+    let nested = |levels: usize| {
+        let tree = (0..levels).fold(Tree::root().controller(), |tree, level| tree.node(&format!("n{level}")));
+        (0..levels).fold(tree, |tree, _| tree.end()).memory(0, MIB).blob()
+    };
+    assert_eq!(good(&nested(14)).memory.found, 1);
+    for levels in [15, 16, 17, 40] {
+        assert_eq!(read(&nested(levels)).err(), Some(Fault::DAMAGED), "{levels}");
+    }
+}
+
+#[test]
+fn what_is_disabled_is_no_device_and_what_is_on_a_bus_is_one() {
+    let uart =
+        |tree: Tree, at: u64| tree.node(&format!("serial@{at:x}")).text("compatible", "arm,pl011").reg(&[(at, 0x1000)]);
+    let bus = |tree: Tree| {
+        tree.node("soc").text("compatible", "simple-bus").cells("#address-cells", &[2]).cells("#size-cells", &[2])
+    };
+    let tree = uart(Tree::root().controller().memory(0, MIB), 0x1000).text("status", "disabled").end();
+    let tree = uart(bus(tree), 0x2000).end().end();
+    let tree =
+        uart(bus(bus(tree).bytes("ranges", &[])).bytes("ranges", &[]), 0x3000).text("status", "okay").end().end().end();
+    assert_eq!(good(&uart(tree, 0x4000).end().blob()).uart, Some(range(0x3000, 0x1000)));
+}
+
+fn ranges(of: &[(u64, u64)]) -> Ranges {
+    let mut ranges = Ranges::default();
+    of.iter().for_each(|(start, bytes)| ranges.push(range(*start, *bytes)));
+    ranges
+}
+
+#[test]
+fn runs_are_whole_pages_that_keep_clear_of_what_is_taken() {
+    let runs = |banks: &[(u64, u64)], taken: &[(u64, u64)]| -> Vec<(u64, u64)> {
+        ranges(banks).without(&ranges(taken)).map(|run| (run.start, run.bytes())).collect()
+    };
+    assert_eq!(runs(&[(0x8000, 0x4000), (0, 0x2000)], &[]), [(0, 0x2000), (0x8000, 0x4000)]);
+    assert_eq!(runs(&[(0x800, 0x3000)], &[]), [(0x1000, 0x2000)]);
+    assert_eq!(runs(&[(0x800, 0x900), (u64::MAX, 8)], &[]), []);
+    assert_eq!(runs(&[(0, 0x8000)], &[(0x1fff, 2), (0x5000, 1)]), [(0, 0x1000), (0x3000, 0x2000), (0x6000, 0x2000)]);
+    assert_eq!(runs(&[(0, 0x8000)], &[(0, 0x2000), (0x1000, 0x2000), (0x7000, u64::MAX)]), [(0x3000, 0x4000)]);
+    assert_eq!(runs(&[(0, 0x8000)], &[(0, u64::MAX)]), []);
+    assert_eq!(runs(&[(0, 0x4000), (0x2000, 0x4000)], &[]), [(0, 0x4000), (0x4000, 0x2000)]);
+}
+
+#[test]
 fn what_does_not_begin_as_a_tree_is_none() {
-    assert_eq!(read(&[]).err(), Some(Fault::NoTree));
-    assert_eq!(read(&[1]).err(), Some(Fault::NoTree));
-    assert_eq!(read(&[0; 100]).err(), Some(Fault::NoTree));
+    assert_eq!(read(&[]).err(), Some(Fault::NO_TREE));
+    assert_eq!(read(&[1]).err(), Some(Fault::NO_TREE));
+    assert_eq!(read(&[0; 100]).err(), Some(Fault::NO_TREE));
 }
 
 #[test]
@@ -219,7 +271,7 @@ fn an_absurd_length_is_refused() {
     let mut blob = dump!("gic3-smp1");
     for length in [0u32, 1, 39, (2 << 20) + 1, i32::MAX as u32, u32::MAX] {
         blob[1] = length.to_be();
-        assert_eq!(read(&blob).err(), Some(Fault::Length));
+        assert_eq!(read(&blob).err(), Some(Fault::LENGTH));
     }
 }
 
@@ -247,6 +299,19 @@ proptest! {
             bytes[index] = value;
         }
         let _ = read(&words(&bytes));
+    }
+
+    #[test]
+    fn runs_are_in_order_inside_a_bank_and_clear_of_what_is_taken(banks in proptest::collection::vec((0..64u64, 0..16u64), 0..20), taken in proptest::collection::vec((0..64u64, 0..4u64), 0..20)) {
+        let (banks, taken) = (banks.iter().map(|(at, pages)| (at << 12, pages << 12)).collect::<Vec<_>>(), taken.iter().map(|(at, pages)| (at << 12, pages << 12)).collect::<Vec<_>>());
+        let inside = |list: &[(u64, u64)], at: u64| list.iter().any(|(start, bytes)| *start <= at && at < start + bytes);
+        let runs: Vec<Range> = ranges(&banks).without(&ranges(&taken)).collect();
+        assert!(runs.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        for page in 0..100 {
+            let at = page << 12;
+            let found = runs.iter().any(|run| run.start <= at && at < run.end);
+            assert_eq!(found, inside(&banks, at) && !inside(&taken, at), "{at:#x}");
+        }
     }
 
     #[test]

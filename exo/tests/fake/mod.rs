@@ -7,12 +7,12 @@ pub mod user;
 pub mod world;
 
 use exo::environment::Environment;
-use exo::first::{self, Boot};
+use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::machine::{Machine, Power, Tables, Trigger, Words};
 use exo::slice::{self, Core};
 use exo::vcore::{Vcore, VcoreRef};
-use exo_abi::boot::{BOOT_MAGIC, BootHeader, InitRun};
+use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun};
 use exo_abi::{ABI_VERSION, Pfn};
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -145,6 +145,7 @@ impl Fake {
             .iter()
             .flat_map(|page| &page.0)
             .for_each(|word| word.store(0, Relaxed));
+        memory[(ARCHIVE.0 + ARCHIVE_FRAMES - 1 - FIRST) as usize].0[511].store(END_MAGIC, Relaxed);
         Fake {
             frames: Frames {
                 first: FIRST,
@@ -152,7 +153,7 @@ impl Fake {
                 bitmap: Box::leak(bitmap.into_boxed_slice()),
             },
             memory,
-            tables: Box::default(),
+            tables: Box::new(Tables::at_boot()),
             lines: (0..2 * LINES).map(|_| AtomicU64::new(0)).collect(),
             cores: (0..cores).map(|id| Core::new(id, Pfn(SLICES + id))).collect(),
             uart_owner: AtomicU64::new(0),
@@ -175,10 +176,8 @@ impl Fake {
     /// A machine on which the first environment runs.
     pub fn with(frames: u64, cores: u64) -> Fake {
         let fake = Fake::bare(frames, cores);
-        let header = header();
-        let boot = Boot { header: &header, archive: ARCHIVE, free: frames - (FREE - FIRST), info: INFO, cores };
-        first::check_runs(&header).expect("the header is right");
-        first::build(&fake, &boot).expect("the first environment fits");
+        first::build(&fake, &header(), ARCHIVE, frames - (FREE - FIRST), INFO, cores)
+            .expect("the first environment fits");
         let outcome = slice::schedule(&fake);
         fake.settle(outcome, &mut [0; 11]);
         fake.assert_clean();
