@@ -126,7 +126,7 @@ fn tables(m: &impl Machine, dying: &Environment, place: u64) -> u64 {
                     let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
                     if leaf.contains(Descriptor::VALID) {
                         slot.store(0, Relaxed);
-                        address_space::release(m, leaf.pfn());
+                        address_space::release(m, leaf);
                     }
                 }
                 entries[second].store(0, Relaxed);
@@ -326,7 +326,7 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, number: u64) -> bool {
     let of_pool = |slot: &core::sync::atomic::AtomicU64| {
         let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
         let counted = m.frames().read(leaf.pfn()).is_some_and(|word| word.pool() == number && !word.exposed());
-        (leaf.bits() != 0 && counted).then_some(leaf.pfn())
+        (leaf.bits() != 0 && counted).then_some(leaf)
     };
     let table = m.words(pfn);
     let mut any = false;
@@ -341,9 +341,9 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, number: u64) -> bool {
         m.invalidate_space(environment.number());
         m.finish_invalidation();
         for slot in table.iter().filter(|slot| slot.load(Relaxed) & Descriptor::VALID.bits() == 0) {
-            if let Some(frame) = of_pool(slot) {
+            if let Some(leaf) = of_pool(slot) {
                 slot.store(0, Relaxed);
-                address_space::release(m, frame);
+                address_space::release(m, leaf);
             }
         }
     }

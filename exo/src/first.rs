@@ -89,7 +89,7 @@ pub fn check_runs(header: &BootHeader) -> Result<(), Fault> {
             && run.va < MAPPABLE_END
             && (run.pages as u64) <= (MAPPABLE_END - run.va) / PAGE_BYTES
             && run.archive_page as u64 + run.pages as u64 <= archive_pages
-            && prot.is_some_and(|prot| page_table::check(prot).is_ok())
+            && prot.is_some_and(page_table::well_formed)
             && run.prot < 8
             && !control(run);
         let overlaps = |other: &exo_abi::boot::InitRun| other.pages != 0 && run.va < end(other) && other.va < end(run);
@@ -250,7 +250,8 @@ fn map(m: &impl Machine, environment: &environment::Environment, va: u64, pfn: P
             }
         };
     }
-    frame::count_mapping(m, pfn, |_| Ok(())).map_err(|_| Fault::Memory)?;
+    let place = m.frames().word(pfn).ok_or(Fault::Memory)?;
+    frame::count_mapping(place, Word(place.load(Relaxed))).map_err(|_| Fault::Memory)?;
     m.words(table)[page_table::index(va, 3)].store(page_table::leaf(pfn, prot, Leaf::Memory).bits(), Relaxed);
     Ok(())
 }

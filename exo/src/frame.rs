@@ -83,6 +83,10 @@ impl Word {
     pub const fn kind(self) -> Kind {
         Kind::from_bits(self.0 >> KIND_SHIFT)
     }
+    /// All but the count: what decides who may do what with it.
+    pub const fn head(self) -> u64 {
+        self.0 & !COUNT_MASK
+    }
     /// Mappings of it that exist.
     pub const fn count(self) -> u64 {
         self.0 & COUNT_MASK
@@ -113,11 +117,13 @@ pub struct Frames<'a> {
 
 impl Frames<'_> {
     /// The word of a frame; `None` outside the span of RAM.
+    #[inline(always)]
     pub fn word(&self, pfn: Pfn) -> Option<&AtomicU64> {
         self.words.get(pfn.0.wrapping_sub(self.first) as usize)
     }
 
     /// The current value of a frame's word.
+    #[inline(always)]
     pub fn read(&self, pfn: Pfn) -> Option<Word> {
         self.word(pfn).map(|word| Word(word.load(Acquire)))
     }
@@ -257,21 +263,23 @@ pub fn become_data(m: &impl Machine, pfn: Pfn) {
     }
 }
 
-/// Counts one more mapping of a frame, if `allowed` says its word permits that. Bounded: a lost race is lost to a change that got through, and four of them are answered with `InUse`.
-pub fn count_mapping(m: &impl Machine, pfn: Pfn, allowed: impl Fn(Word) -> Result<(), Refusal>) -> Result<(), Refusal> {
-    let word = m.frames().word(pfn).ok_or(Refusal::NotYours)?;
-    let mut old = word.load(Relaxed);
+/// Counts one more mapping of a frame, whose word the caller has seen to permit that. Bounded: a lost race is lost to a change that got through;
+/// four of them, and one that changed more than the count, are answered with `InUse`.
+#[inline(always)]
+pub fn count_mapping(place: &AtomicU64, word: Word) -> Result<(), Refusal> {
+    let mut old = word;
     for _ in 0..4 {
-        allowed(Word(old))?;
-        match word.compare_exchange(old, old + 1, AcqRel, Relaxed) {
+        match place.compare_exchange(old.0, old.0 + 1, AcqRel, Relaxed) {
             Ok(_) => return Ok(()),
-            Err(seen) => old = seen,
+            Err(seen) if Word(seen).head() == word.head() => old = Word(seen),
+            Err(_) => break,
         }
     }
     Err(Refusal::InUse)
 }
 
 /// Counts one mapping less.
+#[inline(always)]
 pub fn uncount_mapping(m: &impl Machine, pfn: Pfn) {
     if let Some(word) = m.frames().word(pfn) {
         word.fetch_sub(1, Release);

@@ -69,8 +69,8 @@ pub struct Core {
     pub woken: AtomicU64,
     /// The kernel's side of the vector.
     pub slots: [Slot; SLICES_PER_CORE as usize],
-    /// Scratch of a `map` batch: table and address of each page that must be invalidated.
-    pub stale: [[AtomicU64; 2]; MAP_PAGES_PER_CALL as usize],
+    /// Scratch of a `map` batch: the address of each page that must be invalidated.
+    pub stale: [AtomicU64; MAP_PAGES_PER_CALL as usize],
 }
 
 impl Core {
@@ -104,7 +104,7 @@ impl Core {
                     spent: AtomicU64::new(0),
                 }
             }; SLICES_PER_CORE as usize],
-            stale: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAP_PAGES_PER_CALL as usize],
+            stale: [const { AtomicU64::new(0) }; MAP_PAGES_PER_CALL as usize],
         }
     }
     /// A core that has nothing to run.

@@ -41,14 +41,7 @@ pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
     let (features, timer_hz) = (registers::features(), registers::timer_hz());
     let first_frame = frames.first;
     let span = frames.words.len() as u64;
-    let globals = Globals {
-        frames,
-        lines: line_words,
-        hz: timer_hz,
-        uart,
-        devices: tree.controller_ranges,
-        features,
-    };
+    let globals = Globals { frames, lines: line_words, hz: timer_hz, uart, devices: tree.controller_ranges, features };
     let core = objects::set_up(globals, Pfn(memory.slices / PAGE_BYTES));
     registers::prepare(features, core);
     let archive = Pfn(kept.start / PAGE_BYTES + header.archive_offset / PAGE_BYTES);
