@@ -9,19 +9,24 @@
 
 use crate::binding;
 use crate::environment::Environment;
-use crate::frame::{self, Kind, Word};
+use crate::frame::{self, Frames, Kind, Word};
 use crate::machine::Machine;
 use crate::page_table::{self, Leaf};
 use crate::vcore::Control;
+use core::mem::offset_of;
+use core::slice::Iter;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
+use exo_abi::control_page::ControlPage;
 use exo_abi::page::{ADDRESS_MASK, Descriptor, MAPPABLE_END, MapOp, Prot};
 use exo_abi::{MAP_PAGES_PER_CALL, Pfn, Refusal};
 
 /// More single invalidations than this become one for the whole address space.
 pub const SINGLE_INVALIDATIONS: usize = 16;
 /// What the changes of a table count as pages: about what they cost.
-const TABLE_COST: u64 = 8;
+const TABLE_COST: usize = 8;
+/// The bits of a frame's number in an entry.
+const PFN: u64 = 0xffff_ffff;
 /// Bit of a stale page's address: its descriptor changed, it did not go.
 const CHANGED: u64 = 1;
 /// The bits of an address that are its place in a level-3 table.
@@ -34,157 +39,160 @@ const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEV
 /// What a page outside the span of RAM would have for a word: the same as one in a hole.
 const OUTSIDE: Word = Word::new(0, Kind::Device, 0);
 
-/// How far a batch got.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Progress {
-    /// Entries done.
-    pub entries: u32,
-    /// Pages done of the entry after them.
-    pub pages: u32,
-}
-
 /// A batch at work.
 struct Batch<'m, M: Machine> {
     m: &'m M,
+    frames: Frames<'m>,
     caller: &'m Environment,
     target: &'m Environment,
-    buffer: Control<'m>,
-    /// Entries there are, and the first that the bound on pages excludes.
-    count: u64,
-    end: u64,
-    /// Entries done.
-    entries: u64,
+    entries: &'m [[AtomicU64; 2]],
+    /// How many of them the bound on pages permits, and those that come after the one at work.
+    end: usize,
+    rest: Iter<'m, [AtomicU64; 2]>,
     /// Pages done besides one an entry.
-    extra: u64,
-    /// Both words of the entry, the first with the address of the page that is next.
+    extra: usize,
+    /// Both words of the entry at work, moved on to the page that is next.
     first: u64,
     second: u64,
-    /// The page's frame.
-    pfn: Pfn,
-    /// Pages of the entry, and those behind the next one.
+    /// Of an entry of several pages: how many, and how many are left. Of any other none are left.
     whole: u64,
     left: u64,
-    /// Pages in the core's list of what TLBs must forget.
-    stale: usize,
+    /// What TLBs must forget, and how much of it there is.
+    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
+    stale_count: usize,
 }
 
-/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights.
+/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
+/// in 63:32 pages done of the entry after them.
 pub fn apply<M: Machine>(
     m: &M,
     caller: &Environment,
     target: &Environment,
     buffer: Control<'_>,
     count: u64,
-) -> (Result<(), Refusal>, Progress) {
+) -> (Result<(), Refusal>, u64) {
     let _guard = target.lock.lock();
     if target.is_dying() {
-        return (Err(Refusal::Stale), Progress::default());
+        return (Err(Refusal::Stale), 0);
     }
-    let (end, pfn) = (count.min(MAP_PAGES_PER_CALL), Pfn(0));
-    let (entries, extra, first, second, whole, left, stale) = (0, 0, 0, 0, 1, 0, 0);
-    let mut batch =
-        Batch { m, caller, target, buffer, count, end, entries, extra, first, second, pfn, whole, left, stale };
-    let result = loop {
-        (batch.whole, batch.left) = (1, 0);
-        if batch.entries >= batch.end {
-            break if batch.entries == count { Ok(()) } else { Err(Refusal::Again) };
+    let entries =
+        buffer.0[offset_of!(ControlPage, batch) / 8..].as_chunks().0.get(..count as usize).unwrap_or_default();
+    let mut batch = Batch {
+        m,
+        frames: *m.frames(),
+        caller,
+        target,
+        entries,
+        end: entries.len(),
+        rest: entries.iter(),
+        extra: 0,
+        first: 0,
+        second: 0,
+        whole: 0,
+        left: 0,
+        stale: &m.core().stale,
+        stale_count: 0,
+    };
+    let (result, at_work) = loop {
+        if batch.left == 0 {
+            match batch.rest.next() {
+                Some(entry) => batch.load(entry),
+                None if batch.end == entries.len() => break (Ok(()), 0),
+                None => break (Err(Refusal::Again), 0),
+            }
         }
-        batch.load();
         if let Err(refusal) = batch.entry() {
-            break Err(refusal);
+            break (Err(refusal), 1);
         }
     };
     batch.finish();
-    (result, Progress { entries: batch.entries as u32, pages: (batch.whole - batch.left - 1) as u32 })
+    let pages = if batch.left == 0 { 0 } else { batch.whole - batch.left };
+    (result, (batch.end - batch.rest.len() - at_work) as u64 | pages << 32)
 }
 
 impl<M: Machine> Batch<'_, M> {
     /// Reads an entry, each word once: the application may change them meanwhile.
     #[inline(always)]
-    fn load(&mut self) {
-        let words = self.buffer.batch(self.entries);
-        (self.first, self.second) = (words[0].load(Relaxed), words[1].load(Relaxed));
-        self.pfn = Pfn(self.second & 0xffff_ffff);
+    fn load(&mut self, [first, second]: &[AtomicU64; 2]) {
+        (self.first, self.second) = (first.load(Relaxed), second.load(Relaxed));
     }
 
-    /// Checks an entry, and applies it and those behind it that are of the same form.
+    /// Checks the entry at work, and applies it, then those behind it that are of the same form. Of an entry of several pages: those in one table.
     #[inline(always)]
     fn entry(&mut self) -> Result<(), Refusal> {
-        let op = MapOp::from_number(self.first & 0xf).ok_or(Refusal::BadArgument)?;
-        let (low, va, count) = (self.first >> 4 & 0xff, self.first & !0xfff, self.second >> 32 & 0xffff);
-        let (prot, rest) = (Prot::from_bits_retain(low as u8), self.second & !(0xffff << 32));
-        let well_formed = match op {
-            MapOp::Map => page_table::well_formed(prot),
-            MapOp::Unmap => low | rest == 0,
-            MapOp::Protect => page_table::well_formed(prot) && self.pfn.0 == 0,
-            MapOp::Mark => Prot::ACCESSED.union(Prot::DIRTY).contains(prot) && self.pfn.0 == 0,
-            MapOp::InstallTable => low & !1 == 2 && count == 1,
-            MapOp::RemoveTable => low & !1 == 2 && count == 1 && rest == 0,
-        };
-        if !well_formed || count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12 {
-            return Err(Refusal::BadArgument);
+        let (va, low, count) = (self.first & !0xfff, self.first >> 4 & 0xff, self.second >> 32 & 0xffff);
+        if self.left == 0 {
+            if count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12 {
+                return Err(Refusal::BadArgument);
+            }
+            (self.whole, self.left) = (count, if count == 1 { 0 } else { count });
         }
-        (self.whole, self.left) = (count, count - 1);
+        let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
+        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped);
         let mut head = NO_HEAD;
-        match op {
-            MapOp::Map => {
+        match MapOp::from_number(self.first & 0xf) {
+            Some(MapOp::Map) if page_table::well_formed(prot) && pfn + self.left <= PFN => {
                 let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
-                self.run(|batch, slot| batch.map(slot, leaf, rights(prot), &mut head))
+                self.run(table?, 1, |batch, slot| batch.map(slot, leaf, &mut head))
             }
-            MapOp::Unmap => self.run(|batch, slot| batch.unmap(slot)),
-            MapOp::Protect | MapOp::Mark => {
-                let change = Change::new(op, prot);
-                self.run(|batch, slot| batch.change(slot, &change, &mut head))
+            Some(MapOp::Unmap) if low | pfn | handle == 0 => self.run(table?, 0, |batch, slot| batch.unmap(slot)),
+            Some(op @ (MapOp::Protect | MapOp::Mark)) if pfn == 0 => {
+                let change = Change::new(op, prot)?;
+                self.run(table?, 0, |batch, slot| batch.change(slot, &change, &mut head))
             }
-            MapOp::InstallTable | MapOp::RemoveTable => {
+            Some(op @ (MapOp::InstallTable | MapOp::RemoveTable)) if low & !1 == 2 && count == 1 => {
                 self.spend(TABLE_COST - 1)?;
                 // Pages that this batch unmapped are still in their slots.
                 self.finish();
-                if op == MapOp::InstallTable {
-                    install_table(self.m, self.caller, self.target, va, low, self.handle(), self.pfn)?;
-                } else {
-                    remove_table(self.m, self.target, va, low)?;
+                match op {
+                    MapOp::InstallTable => install_table(self.m, self.caller, self.target, va, low, handle, Pfn(pfn)),
+                    _ if pfn | handle == 0 => remove_table(self.m, self.target, va, low),
+                    _ => Err(Refusal::BadArgument),
                 }
-                self.entries += 1;
-                Ok(())
             }
+            _ => Err(Refusal::BadArgument),
         }
     }
 
     /// Counts work besides one page an entry.
-    fn spend(&mut self, pages: u64) -> Result<(), Refusal> {
+    fn spend(&mut self, pages: usize) -> Result<(), Refusal> {
+        let next = self.end - self.rest.len();
         self.extra += pages;
-        self.end = self.count.min(MAP_PAGES_PER_CALL.saturating_sub(self.extra));
-        if self.entries < self.end { Ok(()) } else { Err(Refusal::Again) }
+        let end = self.entries.len().min((MAP_PAGES_PER_CALL as usize).saturating_sub(self.extra));
+        self.rest = self.entries.get(next..end).ok_or(Refusal::Again)?.iter();
+        self.end = end;
+        Ok(())
     }
 
-    /// Does something to the slots of all pages of an entry, then of the entries behind it, as long as they differ in nothing but frame and place in the table.
+    /// Does something to the slots of all pages of the entry at work, or of it and those behind it that differ from it in nothing but frame and place in the
+    /// table. From page to page, the frame is the next of `frames`.
     #[inline(always)]
-    fn run(&mut self, mut page: impl FnMut(&mut Self, &AtomicU64) -> Result<(), Refusal>) -> Result<(), Refusal> {
-        // One entry of several pages is a run of its own.
-        let end = if self.left == 0 { self.end } else { self.entries + 1 };
-        let (form, of) = (self.first & !IN_TABLE, self.second >> 32);
+    fn run(
+        &mut self,
+        table: Pfn,
+        frames: u64,
+        mut page: impl FnMut(&mut Self, &AtomicU64) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let slots = self.m.words(table);
         loop {
-            let table = page_table::table_for(self.m, self.target.root(), self.first, 3).ok_or(Refusal::NotMapped)?;
-            let slots = self.m.words(table);
-            loop {
-                page(self, &slots[page_table::index(self.first, 3)])?;
-                if self.left != 0 {
-                    self.left -= 1;
-                    self.spend(1)?;
-                    self.first += 1 << 12;
-                    self.pfn.0 += 1;
-                    if self.first & IN_TABLE == 0 {
-                        break;
-                    }
-                    continue;
-                }
-                self.entries += 1;
-                if self.entries >= end {
+            page(self, &slots[page_table::index(self.first, 3)])?;
+            if self.left == 0 {
+                let (first, second, rest) = (self.first, self.second, self.rest.clone());
+                let Some(next) = self.rest.next() else { return Ok(()) };
+                self.load(next);
+                if (self.first ^ first) & !IN_TABLE | (self.second ^ second) >> 32 != 0 {
+                    self.rest = rest;
                     return Ok(());
                 }
-                self.load();
-                if self.first & !IN_TABLE != form || self.second >> 32 != of {
+            } else {
+                self.left -= 1;
+                if self.left == 0 {
+                    return Ok(());
+                }
+                self.spend(1)?;
+                self.first += 1 << 12;
+                self.second += frames;
+                if self.first & IN_TABLE == 0 {
                     return Ok(());
                 }
             }
@@ -192,7 +200,7 @@ impl<M: Machine> Batch<'_, M> {
     }
 
     #[inline(always)]
-    fn map(&mut self, slot: &AtomicU64, leaf: u64, wanted: Rights, head: &mut u64) -> Result<(), Refusal> {
+    fn map(&mut self, slot: &AtomicU64, leaf: u64, head: &mut u64) -> Result<(), Refusal> {
         let old = slot.load(Relaxed);
         if old != 0 {
             if old & VALID != 0 {
@@ -201,21 +209,27 @@ impl<M: Machine> Batch<'_, M> {
             // This batch unmapped it.
             self.finish();
         }
-        let place = self.m.frames().word(self.pfn);
-        let word = place.map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
-        if word.head() != *head {
-            *head = permit(self.m, self.caller, Some(self.target), self.handle(), wanted, self.pfn, word)?;
+        let pfn = Pfn(self.second & PFN);
+        // The second round finds what was permitted in the first, unless the frame has changed again.
+        for _ in 0..4 {
+            let mut word = OUTSIDE;
+            if let Some(place) = self.frames.word(pfn) {
+                word = Word(place.load(Relaxed));
+                if word.head() == *head {
+                    frame::count_mapping(place, word)?;
+                    slot.store(leaf | pfn.address(), Relaxed);
+                    return Ok(());
+                }
+            }
+            let wanted = rights(self.first >> 4);
+            *head = permit(self.m, self.caller, Some(self.target), self.second >> 48, wanted, pfn, word)?;
             if *head == OUTSIDE.0 {
-                slot.store(leaf ^ DEVICE_NOT_MEMORY | self.pfn.address(), Relaxed);
+                slot.store(leaf ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
                 *head = NO_HEAD;
                 return Ok(());
             }
         }
-        if let Some(place) = place {
-            frame::count_mapping(place, word)?;
-        }
-        slot.store(leaf | self.pfn.address(), Relaxed);
-        Ok(())
+        Err(Refusal::InUse)
     }
 
     /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
@@ -237,9 +251,9 @@ impl<M: Machine> Batch<'_, M> {
                 return Err(Refusal::NotMapped);
             }
             let pfn = Descriptor::from_bits_retain(old).pfn();
-            let word = self.m.frames().read(pfn).unwrap_or(OUTSIDE);
+            let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
             if word.head() != *head {
-                *head = permit(self.m, self.caller, None, self.handle(), change.wanted, pfn, word)?;
+                *head = permit(self.m, self.caller, None, self.second >> 48, change.wanted, pfn, word)?;
             }
             if change.needed & !old != 0 {
                 return Err(Refusal::WrongFrame);
@@ -252,28 +266,24 @@ impl<M: Machine> Batch<'_, M> {
                 }
                 return Ok(());
             }
-            // Bounded: hardware set accessed or dirty since, each of which it does once.
+            // Bounded: hardware set accessed or dirty meanwhile, each of which it does once.
         }
-    }
-
-    fn handle(&self) -> u64 {
-        self.second >> 48
     }
 
     /// The page must be forgotten by all TLBs before the batch ends.
     #[inline(always)]
     fn remember(&mut self, how: u64) {
-        self.m.core().stale[self.stale & (MAP_PAGES_PER_CALL as usize - 1)].store(self.first & !0xfff | how, Relaxed);
-        self.stale += 1;
+        self.stale[self.stale_count & (MAP_PAGES_PER_CALL as usize - 1)].store(self.first & !0xfff | how, Relaxed);
+        self.stale_count += 1;
     }
 
     /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core.
     #[inline(always)]
     fn finish(&mut self) {
         self.m.publish_descriptors();
-        if self.stale != 0 {
-            forget(self.m, self.target, self.stale);
-            self.stale = 0;
+        if self.stale_count != 0 {
+            forget(self.m, self.target, self.stale_count);
+            self.stale_count = 0;
         }
     }
 }
@@ -287,21 +297,26 @@ struct Change {
 }
 
 impl Change {
-    fn new(op: MapOp, prot: Prot) -> Change {
+    #[inline(always)]
+    fn new(op: MapOp, prot: Prot) -> Result<Change, Refusal> {
         let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
-        if op == MapOp::Protect {
-            return Change { wanted: rights(prot), needed: 0, kept: ADDRESS_MASK, set: leaf };
-        }
         let marks = (Descriptor::ACCESSED | Descriptor::READ_ONLY).bits();
-        let wanted = if prot.contains(Prot::DIRTY) { Rights::POOL_WRITE } else { Rights::POOL_READ };
-        let needed = if prot.contains(Prot::DIRTY) { Descriptor::WRITABLE.bits() } else { 0 };
-        Change { wanted, needed, kept: !marks, set: leaf & marks }
+        let dirty = prot.contains(Prot::DIRTY);
+        if op == MapOp::Protect && page_table::well_formed(prot) {
+            Ok(Change { wanted: rights(prot.bits().into()), needed: 0, kept: ADDRESS_MASK, set: leaf })
+        } else if op == MapOp::Mark && Prot::ACCESSED.union(Prot::DIRTY).contains(prot) {
+            let wanted = if dirty { Rights::POOL_WRITE } else { Rights::POOL_READ };
+            let needed = if dirty { Descriptor::WRITABLE.bits() } else { 0 };
+            Ok(Change { wanted, needed, kept: !marks, set: leaf & marks })
+        } else {
+            Err(Refusal::BadArgument)
+        }
     }
 }
 
 /// The rights that permissions need: they have the same bits.
-fn rights(prot: Prot) -> Rights {
-    Rights::from_bits_retain(prot.bits() & 7)
+fn rights(prot: u64) -> Rights {
+    Rights::from_bits_retain(prot as u8 & 7)
 }
 
 /// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s

@@ -164,7 +164,7 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
         return (refusal as u64, 0);
     }
     let (result, progress) = address_space::apply(m, environment, environment, own_control(m), count);
-    (result.err().map_or(0, |refusal| refusal as u64), progress.entries.into())
+    (result.err().map_or(0, |refusal| refusal as u64), progress & 0xffff_ffff)
 }
 
 /// A bounded argument.
@@ -268,7 +268,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let target = self.env(0, Rights::ENV_MAP)?;
         let count = self.batch()?;
         let (result, progress) = address_space::apply(self.m, self.environment, target, own_control(self.m), count);
-        self.results = [progress.entries.into(), progress.pages.into()];
+        self.results = [progress & 0xffff_ffff, progress >> 32];
         result
     }
 

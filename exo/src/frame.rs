@@ -106,6 +106,7 @@ impl Word {
 }
 
 /// The words of all frames, and the free bitmap.
+#[derive(Clone, Copy)]
 pub struct Frames<'a> {
     /// The first frame with a word.
     pub first: u64,
@@ -263,16 +264,25 @@ pub fn become_data(m: &impl Machine, pfn: Pfn) {
     }
 }
 
-/// Counts one more mapping of a frame, whose word the caller has seen to permit that. Bounded: a lost race is lost to a change that got through;
-/// four of them, and one that changed more than the count, are answered with `InUse`.
+/// Counts one more mapping of a frame, whose word the caller has seen to permit that.
 #[inline(always)]
 pub fn count_mapping(place: &AtomicU64, word: Word) -> Result<(), Refusal> {
-    let mut old = word;
-    for _ in 0..4 {
-        match place.compare_exchange(old.0, old.0 + 1, AcqRel, Relaxed) {
+    place
+        .compare_exchange(word.0, word.0 + 1, AcqRel, Relaxed)
+        .map(|_| ())
+        .or_else(|seen| count_again(place, word, seen))
+}
+
+/// Bounded: a lost race is lost to a change that got through; more of them, and one that changed more than the count, are answered with `InUse`.
+#[inline(never)]
+fn count_again(place: &AtomicU64, word: Word, mut seen: u64) -> Result<(), Refusal> {
+    for _ in 0..3 {
+        if Word(seen).head() != word.head() {
+            break;
+        }
+        match place.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
             Ok(_) => return Ok(()),
-            Err(seen) if Word(seen).head() == word.head() => old = Word(seen),
-            Err(_) => break,
+            Err(now) => seen = now,
         }
     }
     Err(Refusal::InUse)

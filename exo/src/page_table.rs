@@ -60,6 +60,7 @@ pub fn window(root: Pfn) -> Descriptor {
 }
 
 /// The table an entry points at.
+#[inline(always)]
 pub fn next_table(entry: &AtomicU64) -> Option<Pfn> {
     let entry = Descriptor::from_bits_retain(entry.load(Acquire));
     entry.contains(Descriptor::VALID).then(|| Pfn((entry.bits() & ADDRESS_MASK) >> 12))
@@ -71,6 +72,7 @@ pub const fn index(va: u64, level: u64) -> usize {
 }
 
 /// The table of `level` (1 to 3) that serves `va`.
+#[inline(always)]
 pub fn table_for(m: &impl Machine, root: Pfn, va: u64, level: u64) -> Option<Pfn> {
     let mut table = root;
     for above in 1..level {
