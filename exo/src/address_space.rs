@@ -29,6 +29,8 @@ const TABLE_COST: usize = 8;
 const PFN: u64 = 0xffff_ffff;
 /// Bit of a stale page's address: its descriptor changed, it did not go.
 const CHANGED: u64 = 1;
+/// The places of the list of stale pages.
+const LIST: usize = MAP_PAGES_PER_CALL as usize - 1;
 /// The bits of an address that are its place in a level-3 table.
 const IN_TABLE: u64 = 511 << 12;
 /// No frame's word begins so.
@@ -57,9 +59,10 @@ struct Batch<'m, M: Machine> {
     /// Of an entry of several pages: how many, and how many are left. Of any other none are left.
     whole: u64,
     left: u64,
-    /// What TLBs must forget, and how much of it there is.
+    /// Pages that TLBs must forget, how many there are, and how many of them were unmapped.
     stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
     stale_count: usize,
+    gone: usize,
 }
 
 /// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
@@ -92,6 +95,7 @@ pub fn apply<M: Machine>(
         left: 0,
         stale: &m.core().stale,
         stale_count: 0,
+        gone: 0,
     };
     let (result, at_work) = loop {
         if batch.left == 0 {
@@ -132,13 +136,58 @@ impl<M: Machine> Batch<'_, M> {
         let mut head = NO_HEAD;
         match MapOp::from_number(self.first & 0xf) {
             Some(MapOp::Map) if page_table::well_formed(prot) && pfn + self.left <= PFN => {
-                let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
-                self.run(table?, 1, |batch, slot| batch.map(slot, leaf, &mut head))
+                let (leaf, table) = (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), table?);
+                self.pages(table, 1, |batch, slot| batch.map(slot, leaf, &mut head))?;
+                let (slots, frames) = (self.m.words(table), self.frames);
+                self.go_on(move |_, first, second| {
+                    let (slot, pfn) = (&slots[page_table::index(first, 3)], Pfn(second & PFN));
+                    frames.word(pfn).is_some_and(|place| {
+                        let word = Word(place.load(Relaxed));
+                        let plain = word.head() == head && slot.load(Relaxed) == 0;
+                        let counted = plain && place.compare_exchange(word.0, word.0 + 1, AcqRel, Relaxed).is_ok();
+                        if counted {
+                            slot.store(leaf | pfn.address(), Relaxed);
+                        }
+                        counted
+                    })
+                });
+                Ok(())
             }
-            Some(MapOp::Unmap) if low | pfn | handle == 0 => self.run(table?, 0, |batch, slot| batch.unmap(slot)),
+            Some(MapOp::Unmap) if low | pfn | handle == 0 => {
+                let table = table?;
+                self.pages(table, 0, |batch, slot| batch.unmap(slot))?;
+                let (slots, stale, count) = (self.m.words(table), self.stale, self.stale_count);
+                let done = self.go_on(move |index, first, second| {
+                    let slot = &slots[page_table::index(first, 3)];
+                    let there = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
+                    if there {
+                        stale[count + index & LIST].store(first & !0xfff, Relaxed);
+                    }
+                    there
+                });
+                (self.stale_count, self.gone) = (count + done, self.gone + done);
+                Ok(())
+            }
             Some(op @ (MapOp::Protect | MapOp::Mark)) if pfn == 0 => {
-                let change = Change::new(op, prot)?;
-                self.run(table?, 0, |batch, slot| batch.change(slot, &change, &mut head))
+                let (change, table) = (Change::new(op, prot)?, table?);
+                self.pages(table, 0, |batch, slot| batch.change(slot, &change, &mut head))?;
+                let (slots, frames, stale, count) = (self.m.words(table), self.frames, self.stale, self.stale_count);
+                let Change { needed, kept, set, .. } = change;
+                let needed = needed | (Descriptor::VALID | Descriptor::ACCESSED).bits();
+                self.stale_count += self.go_on(move |index, first, second| {
+                    let slot = &slots[page_table::index(first, 3)];
+                    let old = slot.load(Relaxed);
+                    let place = frames.word(Descriptor::from_bits_retain(old).pfn());
+                    let plain = needed & !old == 0
+                        && second & PFN == 0
+                        && place.is_some_and(|place| Word(place.load(Relaxed)).head() == head)
+                        && slot.compare_exchange(old, old & kept | set, Relaxed, Relaxed).is_ok();
+                    if plain {
+                        stale[count + index & LIST].store(first & !0xfff | CHANGED, Relaxed);
+                    }
+                    plain
+                });
+                Ok(())
             }
             Some(op @ (MapOp::InstallTable | MapOp::RemoveTable)) if low & !1 == 2 && count == 1 => {
                 self.spend(TABLE_COST - 1)?;
@@ -164,10 +213,9 @@ impl<M: Machine> Batch<'_, M> {
         Ok(())
     }
 
-    /// Does something to the slots of all pages of the entry at work, or of it and those behind it that differ from it in nothing but frame and place in the
-    /// table. From page to page, the frame is the next of `frames`.
+    /// Does something to the slots of the entry's pages, as far as they are in one table. From page to page, the frame is the next of `frames`.
     #[inline(always)]
-    fn run(
+    fn pages(
         &mut self,
         table: Pfn,
         frames: u64,
@@ -176,27 +224,29 @@ impl<M: Machine> Batch<'_, M> {
         let slots = self.m.words(table);
         loop {
             page(self, &slots[page_table::index(self.first, 3)])?;
-            if self.left == 0 {
-                let (first, second, rest) = (self.first, self.second, self.rest.clone());
-                let Some(next) = self.rest.next() else { return Ok(()) };
-                self.load(next);
-                if (self.first ^ first) & !IN_TABLE | (self.second ^ second) >> 32 != 0 {
-                    self.rest = rest;
-                    return Ok(());
-                }
-            } else {
-                self.left -= 1;
-                if self.left == 0 {
-                    return Ok(());
-                }
-                self.spend(1)?;
-                self.first += 1 << 12;
-                self.second += frames;
-                if self.first & IN_TABLE == 0 {
-                    return Ok(());
-                }
+            if self.left <= 1 {
+                self.left = 0;
+                return Ok(());
+            }
+            self.left -= 1;
+            self.spend(1)?;
+            self.first += 1 << 12;
+            self.second += frames;
+            if self.first & IN_TABLE == 0 {
+                return Ok(());
             }
         }
+    }
+
+    /// Goes on with the entries that differ from the one at work in nothing but frame and place in the table, until `page` finds something special about one.
+    #[inline(always)]
+    fn go_on(&mut self, page: impl FnMut(usize, u64, u64) -> bool) -> usize {
+        if self.left != 0 || self.second >> 32 & 0xffff != 1 {
+            return 0;
+        }
+        let done = run(self.rest.as_slice(), self.first, self.second, page);
+        self.rest = self.rest.as_slice().get(done..).unwrap_or_default().iter();
+        done
     }
 
     #[inline(always)]
@@ -239,6 +289,7 @@ impl<M: Machine> Batch<'_, M> {
             return Err(Refusal::NotMapped);
         }
         self.remember(0);
+        self.gone += 1;
         Ok(())
     }
 
@@ -273,7 +324,7 @@ impl<M: Machine> Batch<'_, M> {
     /// The page must be forgotten by all TLBs before the batch ends.
     #[inline(always)]
     fn remember(&mut self, how: u64) {
-        self.stale[self.stale_count & (MAP_PAGES_PER_CALL as usize - 1)].store(self.first & !0xfff | how, Relaxed);
+        self.stale[self.stale_count & LIST].store(self.first & !0xfff | how, Relaxed);
         self.stale_count += 1;
     }
 
@@ -282,10 +333,25 @@ impl<M: Machine> Batch<'_, M> {
     fn finish(&mut self) {
         self.m.publish_descriptors();
         if self.stale_count != 0 {
-            forget(self.m, self.target, self.stale_count);
-            self.stale_count = 0;
+            forget(self.m, self.target, self.stale_count, self.gone);
+            (self.stale_count, self.gone) = (0, 0);
         }
     }
+}
+
+/// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
+#[inline(never)]
+fn run(entries: &[[AtomicU64; 2]], first: u64, second: u64, mut page: impl FnMut(usize, u64, u64) -> bool) -> usize {
+    let mut done = 0;
+    for words in entries {
+        // What is not done here is read anew.
+        let next = (words[0].load(Relaxed), words[1].load(Relaxed));
+        if (next.0 ^ first) & !IN_TABLE | (next.1 ^ second) >> 32 != 0 || !page(done, next.0, next.1) {
+            break;
+        }
+        done += 1;
+    }
+    done
 }
 
 /// What `Protect` or `Mark` does to a descriptor, and what it needs.
@@ -419,7 +485,7 @@ fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> 
 
 /// All cores' TLBs forget the first `count` pages of the core's list; then the slots of those that were unmapped are emptied and their frames counted less.
 #[inline(never)]
-fn forget(m: &impl Machine, target: &Environment, count: usize) {
+fn forget(m: &impl Machine, target: &Environment, count: usize, gone: usize) {
     let stale = m.core().stale.get(..count).unwrap_or_default();
     if count > SINGLE_INVALIDATIONS {
         m.invalidate_space(target.number());
@@ -427,6 +493,9 @@ fn forget(m: &impl Machine, target: &Environment, count: usize) {
         stale.iter().for_each(|va| m.invalidate_page(target.number(), va.load(Relaxed)));
     }
     m.finish_invalidation();
+    if gone == 0 {
+        return;
+    }
     let (mut known, mut slots) = (NO_HEAD, m.words(target.root()));
     for va in stale.iter().map(|va| va.load(Relaxed)).filter(|va| va & CHANGED == 0) {
         if va >> 21 != known {
