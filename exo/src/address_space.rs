@@ -10,7 +10,7 @@
 use crate::binding;
 use crate::environment::Environment;
 use crate::frame::{self, Frames, Kind, Word};
-use crate::machine::Machine;
+use crate::machine::{Machine, Words};
 use crate::page_table::{self, Leaf};
 use crate::vcore::Control;
 use core::mem::offset_of;
@@ -59,10 +59,10 @@ struct Batch<'m, M: Machine> {
     /// Of an entry of several pages: how many, and how many are left. Of any other none are left.
     whole: u64,
     left: u64,
-    /// Pages that TLBs must forget, how many there are, and how many of them were unmapped.
+    /// Pages that TLBs must forget, how many there are, and whether the batch unmaps any.
     stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
     stale_count: usize,
-    gone: usize,
+    unmaps: bool,
 }
 
 /// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
@@ -95,7 +95,7 @@ pub fn apply<M: Machine>(
         left: 0,
         stale: &m.core().stale,
         stale_count: 0,
-        gone: 0,
+        unmaps: false,
     };
     let (result, at_work) = loop {
         if batch.left == 0 {
@@ -133,61 +133,55 @@ impl<M: Machine> Batch<'_, M> {
         }
         let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
         let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped);
-        let mut head = NO_HEAD;
+        let (frames, stale) = (self.frames, self.stale);
         match MapOp::from_number(self.first & 0xf) {
             Some(MapOp::Map) if page_table::well_formed(prot) && pfn + self.left <= PFN => {
-                let (leaf, table) = (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), table?);
-                self.pages(table, 1, |batch, slot| batch.map(slot, leaf, &mut head))?;
-                let (slots, frames) = (self.m.words(table), self.frames);
-                self.go_on(move |_, first, second| {
-                    let (slot, pfn) = (&slots[page_table::index(first, 3)], Pfn(second & PFN));
+                let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
+                let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_map(slot, leaf, head);
+                self.pages(table?, Steps { frames: 1, stale: 0 }, look, move |slot, head, _, _, second| {
+                    let pfn = Pfn(second & PFN);
                     frames.word(pfn).is_some_and(|place| {
-                        let word = Word(place.load(Relaxed));
-                        let plain = word.head() == head && slot.load(Relaxed) == 0;
-                        let counted = plain && place.compare_exchange(word.0, word.0 + 1, AcqRel, Relaxed).is_ok();
-                        if counted {
+                        let word = place.load(Relaxed);
+                        let done = Word(word).head() == head
+                            && slot.load(Relaxed) == 0
+                            && place.compare_exchange(word, word + 1, AcqRel, Relaxed).is_ok();
+                        if done {
                             slot.store(leaf | pfn.address(), Relaxed);
                         }
-                        counted
+                        done
                     })
-                });
-                Ok(())
+                })
             }
             Some(MapOp::Unmap) if low | pfn | handle == 0 => {
-                let table = table?;
-                self.pages(table, 0, |batch, slot| batch.unmap(slot))?;
-                let (slots, stale, count) = (self.m.words(table), self.stale, self.stale_count);
-                let done = self.go_on(move |index, first, second| {
-                    let slot = &slots[page_table::index(first, 3)];
-                    let there = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
-                    if there {
-                        stale[count + index & LIST].store(first & !0xfff, Relaxed);
+                self.unmaps = true;
+                let look =
+                    |_: &mut Self, slot: &AtomicU64, _| if valid(slot) { Ok(0) } else { Err(Refusal::NotMapped) };
+                self.pages(table?, Steps { frames: 0, stale: 1 }, look, move |slot, _, index, first, second| {
+                    // Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
+                    let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
+                    if done {
+                        stale[index & LIST].store(first & !0xfff, Relaxed);
                     }
-                    there
-                });
-                (self.stale_count, self.gone) = (count + done, self.gone + done);
-                Ok(())
+                    done
+                })
             }
             Some(op @ (MapOp::Protect | MapOp::Mark)) if pfn == 0 => {
-                let (change, table) = (Change::new(op, prot)?, table?);
-                self.pages(table, 0, |batch, slot| batch.change(slot, &change, &mut head))?;
-                let (slots, frames, stale, count) = (self.m.words(table), self.frames, self.stale, self.stale_count);
+                let change = Change::new(op, prot)?;
+                let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_change(slot, &change, head);
                 let Change { needed, kept, set, .. } = change;
-                let needed = needed | (Descriptor::VALID | Descriptor::ACCESSED).bits();
-                self.stale_count += self.go_on(move |index, first, second| {
-                    let slot = &slots[page_table::index(first, 3)];
+                self.pages(table?, Steps { frames: 0, stale: 1 }, look, move |slot, head, index, first, second| {
+                    // Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
                     let old = slot.load(Relaxed);
                     let place = frames.word(Descriptor::from_bits_retain(old).pfn());
-                    let plain = needed & !old == 0
+                    let done = needed & !old == 0
                         && second & PFN == 0
                         && place.is_some_and(|place| Word(place.load(Relaxed)).head() == head)
                         && slot.compare_exchange(old, old & kept | set, Relaxed, Relaxed).is_ok();
-                    if plain {
-                        stale[count + index & LIST].store(first & !0xfff | CHANGED, Relaxed);
+                    if done {
+                        stale[index & LIST].store(first & !0xfff | CHANGED, Relaxed);
                     }
-                    plain
-                });
-                Ok(())
+                    done
+                })
             }
             Some(op @ (MapOp::InstallTable | MapOp::RemoveTable)) if low & !1 == 2 && count == 1 => {
                 self.spend(TABLE_COST - 1)?;
@@ -213,119 +207,87 @@ impl<M: Machine> Batch<'_, M> {
         Ok(())
     }
 
-    /// Does something to the slots of the entry's pages, as far as they are in one table. From page to page, the frame is the next of `frames`.
+    /// Does `page` to the slots of the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and
+    /// place in the table, until there is something special about one. `look` says what is, and answers the head that the frames must have.
     #[inline(always)]
     fn pages(
         &mut self,
         table: Pfn,
-        frames: u64,
-        mut page: impl FnMut(&mut Self, &AtomicU64) -> Result<(), Refusal>,
+        steps: Steps,
+        look: impl Fn(&mut Self, &AtomicU64, u64) -> Result<u64, Refusal>,
+        page: impl Fn(&AtomicU64, u64, usize, u64, u64) -> bool + Copy,
     ) -> Result<(), Refusal> {
-        let slots = self.m.words(table);
+        let (slots, mut head, mut lost) = (self.m.words(table), NO_HEAD, 0);
         loop {
-            page(self, &slots[page_table::index(self.first, 3)])?;
+            let slot = &slots[page_table::index(self.first, 3)];
+            head = look(self, slot, head)?;
+            // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
+            if head != OUTSIDE.0 && !page(slot, head, self.stale_count, self.first, self.second) {
+                lost += 1;
+                if lost == 4 {
+                    return Err(Refusal::InUse);
+                }
+                continue;
+            }
+            self.stale_count += steps.stale;
             if self.left <= 1 {
-                self.left = 0;
-                return Ok(());
+                break;
             }
             self.left -= 1;
             self.spend(1)?;
             self.first += 1 << 12;
-            self.second += frames;
+            self.second += steps.frames;
             if self.first & IN_TABLE == 0 {
                 return Ok(());
             }
         }
-    }
-
-    /// Goes on with the entries that differ from the one at work in nothing but frame and place in the table, until `page` finds something special about one.
-    #[inline(always)]
-    fn go_on(&mut self, page: impl FnMut(usize, u64, u64) -> bool) -> usize {
-        if self.left != 0 || self.second >> 32 & 0xffff != 1 {
-            return 0;
+        if self.left == 0 && self.rest.len() != 0 {
+            let (rest, count) = (self.rest.as_slice(), self.stale_count);
+            let page = move |slot: &AtomicU64, done, first, second| page(slot, head, count + done, first, second);
+            let done = run(rest, slots, self.first, self.second, page);
+            self.rest = rest.get(done..).unwrap_or_default().iter();
+            self.stale_count += steps.stale * done;
         }
-        let done = run(self.rest.as_slice(), self.first, self.second, page);
-        self.rest = self.rest.as_slice().get(done..).unwrap_or_default().iter();
-        done
+        self.left = 0;
+        Ok(())
     }
 
     #[inline(always)]
-    fn map(&mut self, slot: &AtomicU64, leaf: u64, head: &mut u64) -> Result<(), Refusal> {
+    fn look_before_map(&mut self, slot: &AtomicU64, leaf: u64, head: u64) -> Result<u64, Refusal> {
         let old = slot.load(Relaxed);
+        if old & VALID != 0 {
+            return Err(Refusal::AlreadyMapped);
+        }
         if old != 0 {
-            if old & VALID != 0 {
-                return Err(Refusal::AlreadyMapped);
-            }
             // This batch unmapped it.
             self.finish();
         }
         let pfn = Pfn(self.second & PFN);
-        // The second round finds what was permitted in the first, unless the frame has changed again.
-        for _ in 0..4 {
-            let mut word = OUTSIDE;
-            if let Some(place) = self.frames.word(pfn) {
-                word = Word(place.load(Relaxed));
-                if word.head() == *head {
-                    frame::count_mapping(place, word)?;
-                    slot.store(leaf | pfn.address(), Relaxed);
-                    return Ok(());
-                }
-            }
-            let wanted = rights(self.first >> 4);
-            *head = permit(self.m, self.caller, Some(self.target), self.second >> 48, wanted, pfn, word)?;
-            if *head == OUTSIDE.0 {
-                slot.store(leaf ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
-                *head = NO_HEAD;
-                return Ok(());
-            }
+        let head = self.permitted(Some(self.target), rights(self.first >> 4), pfn, head)?;
+        if head == OUTSIDE.0 {
+            slot.store(leaf ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
         }
-        Err(Refusal::InUse)
+        Ok(head)
     }
 
-    /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
     #[inline(always)]
-    fn unmap(&mut self, slot: &AtomicU64) -> Result<(), Refusal> {
-        if slot.fetch_and(!VALID, Relaxed) & VALID == 0 {
+    fn look_before_change(&mut self, slot: &AtomicU64, change: &Change, head: u64) -> Result<u64, Refusal> {
+        let old = slot.load(Relaxed);
+        if old & VALID == 0 {
             return Err(Refusal::NotMapped);
         }
-        self.remember(0);
-        self.gone += 1;
-        Ok(())
+        let head = self.permitted(None, change.wanted, Descriptor::from_bits_retain(old).pfn(), head)?;
+        if change.needed & !old == 0 { Ok(head) } else { Err(Refusal::WrongFrame) }
     }
 
-    /// Replaces a valid leaf by one to the same frame: permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
+    /// See [`permit`]; asks only if the frame's head is another than `head`, which was permitted.
     #[inline(always)]
-    fn change(&mut self, slot: &AtomicU64, change: &Change, head: &mut u64) -> Result<(), Refusal> {
-        loop {
-            let old = slot.load(Relaxed);
-            if old & VALID == 0 {
-                return Err(Refusal::NotMapped);
-            }
-            let pfn = Descriptor::from_bits_retain(old).pfn();
-            let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
-            if word.head() != *head {
-                *head = permit(self.m, self.caller, None, self.second >> 48, change.wanted, pfn, word)?;
-            }
-            if change.needed & !old != 0 {
-                return Err(Refusal::WrongFrame);
-            }
-            let new = old & change.kept | change.set;
-            if slot.compare_exchange(old, new, Relaxed, Relaxed).is_ok() {
-                // An entry without the access flag is in no TLB (Arm ARM D8.5.5).
-                if old & Descriptor::ACCESSED.bits() != 0 && old != new {
-                    self.remember(CHANGED);
-                }
-                return Ok(());
-            }
-            // Bounded: hardware set accessed or dirty meanwhile, each of which it does once.
+    fn permitted(&self, whom: Option<&Environment>, wanted: Rights, pfn: Pfn, head: u64) -> Result<u64, Refusal> {
+        let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
+        if word.head() == head && head != OUTSIDE.0 {
+            return Ok(head);
         }
-    }
-
-    /// The page must be forgotten by all TLBs before the batch ends.
-    #[inline(always)]
-    fn remember(&mut self, how: u64) {
-        self.stale[self.stale_count & LIST].store(self.first & !0xfff | how, Relaxed);
-        self.stale_count += 1;
+        permit(self.m, self.caller, whom, self.second >> 48, wanted, pfn, word)
     }
 
     /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core.
@@ -333,25 +295,42 @@ impl<M: Machine> Batch<'_, M> {
     fn finish(&mut self) {
         self.m.publish_descriptors();
         if self.stale_count != 0 {
-            forget(self.m, self.target, self.stale_count, self.gone);
-            (self.stale_count, self.gone) = (0, 0);
+            forget(self.m, self.target, self.stale_count, self.unmaps);
+            self.stale_count = 0;
         }
     }
 }
 
+/// What one page adds to the number of the frame, and to the list of stale pages.
+struct Steps {
+    frames: u64,
+    stale: usize,
+}
+
 /// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
 #[inline(never)]
-fn run(entries: &[[AtomicU64; 2]], first: u64, second: u64, mut page: impl FnMut(usize, u64, u64) -> bool) -> usize {
+fn run(
+    entries: &[[AtomicU64; 2]],
+    slots: &Words,
+    first: u64,
+    second: u64,
+    page: impl Fn(&AtomicU64, usize, u64, u64) -> bool,
+) -> usize {
     let mut done = 0;
     for words in entries {
         // What is not done here is read anew.
         let next = (words[0].load(Relaxed), words[1].load(Relaxed));
-        if (next.0 ^ first) & !IN_TABLE | (next.1 ^ second) >> 32 != 0 || !page(done, next.0, next.1) {
+        let alike = (next.0 ^ first) & !IN_TABLE | (next.1 ^ second) >> 32 == 0;
+        if !alike || !page(&slots[page_table::index(next.0, 3)], done, next.0, next.1) {
             break;
         }
         done += 1;
     }
     done
+}
+
+fn valid(slot: &AtomicU64) -> bool {
+    slot.load(Relaxed) & VALID != 0
 }
 
 /// What `Protect` or `Mark` does to a descriptor, and what it needs.
@@ -369,10 +348,10 @@ impl Change {
         let marks = (Descriptor::ACCESSED | Descriptor::READ_ONLY).bits();
         let dirty = prot.contains(Prot::DIRTY);
         if op == MapOp::Protect && page_table::well_formed(prot) {
-            Ok(Change { wanted: rights(prot.bits().into()), needed: 0, kept: ADDRESS_MASK, set: leaf })
+            Ok(Change { wanted: rights(prot.bits().into()), needed: VALID, kept: ADDRESS_MASK, set: leaf })
         } else if op == MapOp::Mark && Prot::ACCESSED.union(Prot::DIRTY).contains(prot) {
             let wanted = if dirty { Rights::POOL_WRITE } else { Rights::POOL_READ };
-            let needed = if dirty { Descriptor::WRITABLE.bits() } else { 0 };
+            let needed = VALID | if dirty { Descriptor::WRITABLE.bits() } else { 0 };
             Ok(Change { wanted, needed, kept: !marks, set: leaf & marks })
         } else {
             Err(Refusal::BadArgument)
@@ -485,7 +464,7 @@ fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> 
 
 /// All cores' TLBs forget the first `count` pages of the core's list; then the slots of those that were unmapped are emptied and their frames counted less.
 #[inline(never)]
-fn forget(m: &impl Machine, target: &Environment, count: usize, gone: usize) {
+fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
     let stale = m.core().stale.get(..count).unwrap_or_default();
     if count > SINGLE_INVALIDATIONS {
         m.invalidate_space(target.number());
@@ -493,11 +472,15 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, gone: usize) {
         stale.iter().for_each(|va| m.invalidate_page(target.number(), va.load(Relaxed)));
     }
     m.finish_invalidation();
-    if gone == 0 {
+    if !unmaps {
         return;
     }
-    let (mut known, mut slots) = (NO_HEAD, m.words(target.root()));
-    for va in stale.iter().map(|va| va.load(Relaxed)).filter(|va| va & CHANGED == 0) {
+    let (frames, mut known, mut slots) = (*m.frames(), NO_HEAD, m.words(target.root()));
+    for va in stale {
+        let va = va.load(Relaxed);
+        if va & CHANGED != 0 {
+            continue;
+        }
         if va >> 21 != known {
             let Some(table) = page_table::table_for(m, target.root(), va, 3) else { continue };
             (known, slots) = (va >> 21, m.words(table));
@@ -505,14 +488,16 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, gone: usize) {
         let slot = &slots[page_table::index(va, 3)];
         let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
         slot.store(0, Relaxed);
-        release(m, leaf);
+        release(&frames, leaf);
     }
 }
 
 /// One mapping of a frame is gone from every TLB. Pages of devices are not counted.
 #[inline(always)]
-pub fn release(m: &impl Machine, leaf: Descriptor) {
-    if !leaf.contains(Descriptor::DEVICE) {
-        frame::uncount_mapping(m, leaf.pfn());
+pub fn release(frames: &Frames, leaf: Descriptor) {
+    if let Some(place) = frames.word(leaf.pfn())
+        && !leaf.contains(Descriptor::DEVICE)
+    {
+        place.fetch_sub(1, Release);
     }
 }

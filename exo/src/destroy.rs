@@ -126,7 +126,7 @@ fn tables(m: &impl Machine, dying: &Environment, place: u64) -> u64 {
                     let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
                     if leaf.contains(Descriptor::VALID) {
                         slot.store(0, Relaxed);
-                        address_space::release(m, leaf);
+                        address_space::release(m.frames(), leaf);
                     }
                 }
                 entries[second].store(0, Relaxed);
@@ -343,7 +343,7 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, number: u64) -> bool {
         for slot in table.iter().filter(|slot| slot.load(Relaxed) & Descriptor::VALID.bits() == 0) {
             if let Some(leaf) = of_pool(slot) {
                 slot.store(0, Relaxed);
-                address_space::release(m, leaf);
+                address_space::release(m.frames(), leaf);
             }
         }
     }

@@ -250,8 +250,7 @@ fn map(m: &impl Machine, environment: &environment::Environment, va: u64, pfn: P
             }
         };
     }
-    let place = m.frames().word(pfn).ok_or(Fault::Memory)?;
-    frame::count_mapping(place, Word(place.load(Relaxed))).map_err(|_| Fault::Memory)?;
+    m.frames().word(pfn).ok_or(Fault::Memory)?.fetch_add(1, Relaxed);
     m.words(table)[page_table::index(va, 3)].store(page_table::leaf(pfn, prot, Leaf::Memory).bits(), Relaxed);
     Ok(())
 }

@@ -263,35 +263,3 @@ pub fn become_data(m: &impl Machine, pfn: Pfn) {
         word.store(Word::new(old.pool(), Kind::Data, 0).0, Release);
     }
 }
-
-/// Counts one more mapping of a frame, whose word the caller has seen to permit that.
-#[inline(always)]
-pub fn count_mapping(place: &AtomicU64, word: Word) -> Result<(), Refusal> {
-    place
-        .compare_exchange(word.0, word.0 + 1, AcqRel, Relaxed)
-        .map(|_| ())
-        .or_else(|seen| count_again(place, word, seen))
-}
-
-/// Bounded: a lost race is lost to a change that got through; more of them, and one that changed more than the count, are answered with `InUse`.
-#[inline(never)]
-fn count_again(place: &AtomicU64, word: Word, mut seen: u64) -> Result<(), Refusal> {
-    for _ in 0..3 {
-        if Word(seen).head() != word.head() {
-            break;
-        }
-        match place.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
-            Ok(_) => return Ok(()),
-            Err(now) => seen = now,
-        }
-    }
-    Err(Refusal::InUse)
-}
-
-/// Counts one mapping less.
-#[inline(always)]
-pub fn uncount_mapping(m: &impl Machine, pfn: Pfn) {
-    if let Some(word) = m.frames().word(pfn) {
-        word.fetch_sub(1, Release);
-    }
-}
