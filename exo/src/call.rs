@@ -402,7 +402,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn names_give(&self) -> Result<(), Refusal> {
         let target = self.env(0, Rights::ENV_MAP)?;
-        environment::give_names(self.m, self.environment.number(), target.number(), self.x[1], self.x[2], self.x[3])
+        environment::give_names(self.m, self.environment.number(), target, self.x[1], self.x[2], self.x[3])
     }
 
     fn vcore_create(&self) -> Result<(), Refusal> {

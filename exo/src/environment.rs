@@ -32,12 +32,14 @@ pub struct Environment {
     pub supervisor: AtomicU64,
     /// Its own frame.
     own_frame: AtomicU64,
+    /// It may own numbers, and so have children and shared pools.
+    pub has_names: AtomicU64,
     /// [`crate::destroy`]'s progress; 0: it lives.
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 47],
+    reserved: [AtomicU64; 46],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -113,6 +115,11 @@ const FRAME_MASK: u64 = (1 << 40) - 1;
 pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
     let frame = m.tables().environments.get(number as usize)?.load(Acquire) & FRAME_MASK;
     (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
+}
+
+/// All living environments.
+pub fn all(m: &impl Machine) -> impl Iterator<Item = &Environment> {
+    (1..MAX_ENVIRONMENTS).filter_map(|number| by_number(m, number))
 }
 
 /// Ends the use of a number; its owner keeps it.
@@ -205,14 +212,26 @@ pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Re
     Ok(place as u64 + 1)
 }
 
+/// The end of the numbers of a kind.
+pub fn names(kind: u64) -> Result<u64, Refusal> {
+    match kind {
+        name_kind::ENVIRONMENTS => Ok(MAX_ENVIRONMENTS),
+        name_kind::POOLS => Ok(MAX_POOLS),
+        name_kind::CELLS => Ok(MAX_CELLS),
+        _ => Err(Refusal::BadArgument),
+    }
+}
+
 /// Hands unused numbers over: all are checked first.
-pub fn give_names(m: &impl Machine, from: u64, to: u64, kind: u64, first: u64, count: u64) -> Result<(), Refusal> {
-    let end = match kind {
-        name_kind::ENVIRONMENTS => MAX_ENVIRONMENTS,
-        name_kind::POOLS => MAX_POOLS,
-        name_kind::CELLS => MAX_CELLS,
-        _ => return Err(Refusal::BadArgument),
-    };
+pub fn give_names(
+    m: &impl Machine,
+    from: u64,
+    to: &Environment,
+    kind: u64,
+    first: u64,
+    count: u64,
+) -> Result<(), Refusal> {
+    let end = names(kind)?;
     if count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first {
         return Err(Refusal::BadArgument);
     }
@@ -226,7 +245,8 @@ pub fn give_names(m: &impl Machine, from: u64, to: u64, kind: u64, first: u64, c
             return Err(Refusal::InUse);
         }
     }
-    numbers.for_each(|number| give_name(m, kind, number, to));
+    to.has_names.store(1, Relaxed);
+    numbers.for_each(|number| give_name(m, kind, number, to.number()));
     Ok(())
 }
 

@@ -145,6 +145,9 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     for page in 0..archive_frames {
         m.frames().set(Pfn(boot.archive.0 + page), Word::new(ARCHIVE_POOL, Kind::Code, 0));
+        for number in [POOL, ARCHIVE_POOL] {
+            pool::pool(m, number).note(boot.archive.0 + page - m.frames().first);
+        }
     }
     pool::pool(m, ARCHIVE_POOL).charge(archive_frames).map_err(|_| Fault::Memory)?;
 
@@ -159,6 +162,7 @@ pub fn build(m: &impl Machine, boot: &Boot<'_>) -> Result<(), Fault> {
         supervisor: VcoreRef::NONE,
     };
     let environment = environment::establish(m, &parts);
+    environment.has_names.store(1, Relaxed);
     for run in &boot.header.init_runs {
         let prot = Prot::from_bits_retain(run.prot as u8) | Prot::ACCESSED;
         for page in 0..run.pages as u64 {

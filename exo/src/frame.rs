@@ -8,6 +8,7 @@
 //! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
 
 use crate::machine::Machine;
+use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{Pfn, Refusal};
 
@@ -35,27 +36,13 @@ pub enum Kind {
     Device = 8,
     /// In the middle of a change.
     Busy = 9,
-    /// Being taken away: counts only fall.
-    Going = 10,
 }
 
-impl Kind {
-    const fn from_bits(bits: u64) -> Kind {
-        match bits & 0xf {
-            0 => Kind::Free,
-            1 => Kind::Data,
-            2 => Kind::Code,
-            3 => Kind::Table,
-            4 => Kind::Environment,
-            5 => Kind::Bindings,
-            6 => Kind::Control,
-            7 => Kind::Kernel,
-            8 => Kind::Device,
-            10 => Kind::Going,
-            _ => Kind::Busy,
-        }
-    }
-}
+/// By the bits of a word.
+const KINDS: [Kind; 16] = {
+    use Kind::*;
+    [Free, Data, Code, Table, Environment, Bindings, Control, Kernel, Device, Busy, Busy, Busy, Busy, Busy, Busy, Busy]
+};
 
 /// Flag of a kernel frame that everybody may map read-only.
 pub const EXPOSED: u64 = 1 << 40;
@@ -81,7 +68,7 @@ impl Word {
     }
     /// Its use.
     pub const fn kind(self) -> Kind {
-        Kind::from_bits(self.0 >> KIND_SHIFT)
+        KINDS[(self.0 >> KIND_SHIFT & 0xf) as usize]
     }
     /// All but the count: what decides who may do what with it.
     pub const fn head(self) -> u64 {
@@ -94,6 +81,10 @@ impl Word {
     /// Of a table: 1, 2 or 3.
     pub const fn level(self) -> u64 {
         self.0 & 0xff
+    }
+    /// It is a table of this level.
+    pub const fn is_table(self, level: u64) -> bool {
+        self.0 & (0xf << KIND_SHIFT | 0xff) == (Kind::Table as u64) << KIND_SHIFT | level
     }
     /// Of a table: the number of the environment it belongs to.
     pub const fn environment(self) -> u64 {
@@ -187,18 +178,16 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<All
     if old.kind() != Kind::Free {
         return Err(Refusal::NotFree);
     }
-    let dirty = old.pool() != pool;
-    let zeroed = match zero {
-        Zero::Never if dirty => return Err(Refusal::Again),
-        Zero::Never => false,
-        Zero::WhenNew => dirty,
-        Zero::Always => true,
-    };
+    let zeroed = zero == Zero::Always || old.pool() != pool;
+    if zeroed && zero == Zero::Never {
+        return Err(Refusal::Again);
+    }
     frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
     if zeroed {
         m.zero(pfn);
     }
     frames.hint(pfn, Hint::Taken);
+    pool::pool(m, pool).note(pfn.0 - frames.first);
     frames.set(pfn, Word::new(pool, Kind::Data, 0));
     Ok(if zeroed { Allocated::Zeroed } else { Allocated::AsItWas })
 }
@@ -207,7 +196,8 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<All
 pub fn unmapped(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<Word, Refusal> {
     let word = m.frames().read(pfn).ok_or(Refusal::BadArgument)?;
     match word.kind() {
-        _ if word.pool() != pool || word.kind() == Kind::Free => Err(Refusal::NotYours),
+        _ if word.pool() != pool => Err(Refusal::NotYours),
+        Kind::Free => Err(Refusal::NotYours),
         Kind::Data | Kind::Code if word.count() == 0 => Ok(word),
         Kind::Data | Kind::Code => Err(Refusal::InUse),
         _ => Err(Refusal::WrongFrame),
@@ -251,15 +241,10 @@ pub fn become_object(m: &impl Machine, pool: u64, pfn: Pfn, new: Word) -> Result
     Ok(())
 }
 
-/// Turns a kernel object back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
+/// Turns a table back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
 pub fn become_data(m: &impl Machine, pfn: Pfn) {
-    let Some(word) = m.frames().word(pfn) else { return };
     m.zero(pfn);
-    let old = Word(word.load(Acquire));
-    if old.kind() == Kind::Control {
-        // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
-        word.fetch_sub(((Kind::Control as u64) - (Kind::Data as u64)) << KIND_SHIFT, AcqRel);
-    } else {
-        word.store(Word::new(old.pool(), Kind::Data, 0).0, Release);
+    if let Some(word) = m.frames().read(pfn) {
+        m.frames().set(pfn, Word::new(word.pool(), Kind::Data, 0));
     }
 }

@@ -7,6 +7,12 @@ use crate::machine::Machine;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
+/// Frames of a unit of [`Pool::span`].
+pub const UNIT: u64 = 128;
+/// The largest number of units, and of frames in a minimum: RAM spans no more than 256 GiB.
+const UNITS: u64 = (1 << 19) - 1;
+const MINIMUM: u64 = (1 << 26) - 1;
+
 /// A pool.
 #[derive(Default)]
 pub struct Pool {
@@ -14,8 +20,9 @@ pub struct Pool {
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
     identity: AtomicU64,
-    /// The minimum that cannot be taken; while the pool is being destroyed, how far that is.
-    pub minimum: AtomicU64,
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to before unit 44:26, counted from the first of RAM. In 25:0 the minimum that cannot be taken;
+    /// while the pool is being destroyed, how far that is.
+    extent: AtomicU64,
 }
 
 /// What a pool's number stands for.
@@ -71,7 +78,7 @@ impl Identity {
 impl Pool {
     /// Unused, owned by the kernel.
     pub const fn new() -> Pool {
-        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(0), minimum: AtomicU64::new(0) }
+        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(0), extent: AtomicU64::new(0) }
     }
 
     /// Who it is.
@@ -92,8 +99,33 @@ impl Pool {
 
     /// Begins a life with a quota. The identity has been claimed.
     pub fn begin(&self, quota: u64, minimum: u64) {
-        self.minimum.store(minimum, Relaxed);
+        self.extent.store(UNITS << 45 | minimum & MINIMUM, Relaxed);
         self.account.store(quota, Release);
+    }
+
+    /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
+    pub fn note(&self, index: u64) {
+        let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
+            let (first, end) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT + 1));
+            let wide = first << 45 | end << 26 | extent & MINIMUM;
+            (wide != extent).then_some(wide)
+        });
+    }
+
+    /// All frames that carry its number lie from the first of these to before the second.
+    pub fn span(&self) -> (u64, u64) {
+        let extent = self.extent.load(Relaxed);
+        ((extent >> 45) * UNIT, (extent >> 26 & UNITS) * UNIT)
+    }
+
+    /// How far its destruction is.
+    pub fn progress(&self) -> u64 {
+        self.extent.load(Acquire) & MINIMUM
+    }
+
+    /// Keeps how far its destruction is, in place of the minimum.
+    pub fn set_progress(&self, progress: u64) {
+        self.extent.store(self.extent.load(Relaxed) & !MINIMUM | progress, Release);
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
@@ -166,34 +198,27 @@ pub fn create(
     Ok(())
 }
 
+/// The child pools of a pool.
+fn children(m: &impl Machine, number: u64) -> impl Iterator<Item = &Pool> {
+    m.tables().pools.iter().filter(move |pool| pool.identity().parent() == number)
+}
+
 /// A pool has child pools.
 pub fn has_children(m: &impl Machine, number: u64) -> bool {
-    (1..MAX_POOLS).any(|other| {
-        let identity = pool(m, other).identity();
-        identity.state() != State::Unused && identity.parent() == number
-    })
+    children(m, number).next().is_some()
 }
 
 /// Child pools of a dying pool become its parent's, quota and all.
 pub fn pass_children_on(m: &impl Machine, number: u64) {
-    let parent = pool(m, number).identity().parent();
-    for other in 1..MAX_POOLS {
-        let child = pool(m, other);
-        let identity = child.identity();
-        if identity.state() != State::Unused && identity.parent() == number {
-            let moved = Identity::new(identity.owner(), parent, identity.cell(), identity.state());
-            if child.change(identity, moved).is_ok() {
-                // The parent goes on paying for it: what it pays for the dying pool falls by the same amount at the end.
-                pool(m, number).forget_child(child.account().1);
-            }
+    let dying = pool(m, number);
+    for child in children(m, number) {
+        let old = child.identity();
+        let moved = Identity::new(old.owner(), dying.identity().parent(), old.cell(), old.state());
+        if child.change(old, moved).is_ok() {
+            // The parent goes on paying for it: what it pays for the dying pool falls by the same amount at the end.
+            let quota = child.account().1;
+            dying.account.fetch_sub(quota << 32 | quota, AcqRel);
         }
-    }
-}
-
-impl Pool {
-    /// A child with this quota is no longer this pool's.
-    fn forget_child(&self, quota: u64) {
-        self.account.fetch_sub(quota << 32 | quota, AcqRel);
     }
 }
 
