@@ -138,7 +138,7 @@ impl<M: Machine> Batch<'_, M> {
             Some(MapOp::Map) if page_table::well_formed(prot) && pfn + self.left <= PFN => {
                 let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
                 let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_map(slot, leaf, head);
-                self.pages(table?, Steps { frames: 1, stale: 0 }, look, move |slot, head, _, _, second| {
+                self.pages(table?, [1, 0], look, move |slot, head, _, _, second| {
                     let pfn = Pfn(second & PFN);
                     frames.word(pfn).is_some_and(|place| {
                         let word = place.load(Relaxed);
@@ -154,9 +154,11 @@ impl<M: Machine> Batch<'_, M> {
             }
             Some(MapOp::Unmap) if low | pfn | handle == 0 => {
                 self.unmaps = true;
-                let look =
-                    |_: &mut Self, slot: &AtomicU64, _| if valid(slot) { Ok(0) } else { Err(Refusal::NotMapped) };
-                self.pages(table?, Steps { frames: 0, stale: 1 }, look, move |slot, _, index, first, second| {
+                let look = |_: &mut Self, slot: &AtomicU64, _| match slot.load(Relaxed) & VALID {
+                    0 => Err(Refusal::NotMapped),
+                    _ => Ok(0),
+                };
+                self.pages(table?, [0, 1], look, move |slot, _, index, first, second| {
                     // Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
                     let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
                     if done {
@@ -169,7 +171,7 @@ impl<M: Machine> Batch<'_, M> {
                 let change = Change::new(op, prot)?;
                 let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_change(slot, &change, head);
                 let Change { needed, kept, set, .. } = change;
-                self.pages(table?, Steps { frames: 0, stale: 1 }, look, move |slot, head, index, first, second| {
+                self.pages(table?, [0, 1], look, move |slot, head, index, first, second| {
                     // Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
                     let old = slot.load(Relaxed);
                     let place = frames.word(Descriptor::from_bits_retain(old).pfn());
@@ -209,11 +211,12 @@ impl<M: Machine> Batch<'_, M> {
 
     /// Does `page` to the slots of the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and
     /// place in the table, until there is something special about one. `look` says what is, and answers the head that the frames must have.
+    /// A page adds so much to the number of the frame, and to the list of stale pages.
     #[inline(always)]
     fn pages(
         &mut self,
         table: Pfn,
-        steps: Steps,
+        [frames, stale]: [u64; 2],
         look: impl Fn(&mut Self, &AtomicU64, u64) -> Result<u64, Refusal>,
         page: impl Fn(&AtomicU64, u64, usize, u64, u64) -> bool + Copy,
     ) -> Result<(), Refusal> {
@@ -229,14 +232,14 @@ impl<M: Machine> Batch<'_, M> {
                 }
                 continue;
             }
-            self.stale_count += steps.stale;
+            self.stale_count += stale as usize;
             if self.left <= 1 {
                 break;
             }
             self.left -= 1;
             self.spend(1)?;
             self.first += 1 << 12;
-            self.second += steps.frames;
+            self.second += frames;
             if self.first & IN_TABLE == 0 {
                 return Ok(());
             }
@@ -246,7 +249,7 @@ impl<M: Machine> Batch<'_, M> {
             let page = move |slot: &AtomicU64, done, first, second| page(slot, head, count + done, first, second);
             let done = run(rest, slots, self.first, self.second, page);
             self.rest = rest.get(done..).unwrap_or_default().iter();
-            self.stale_count += steps.stale * done;
+            self.stale_count += stale as usize * done;
         }
         self.left = 0;
         Ok(())
@@ -301,12 +304,6 @@ impl<M: Machine> Batch<'_, M> {
     }
 }
 
-/// What one page adds to the number of the frame, and to the list of stale pages.
-struct Steps {
-    frames: u64,
-    stale: usize,
-}
-
 /// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
 #[inline(never)]
 fn run(
@@ -327,10 +324,6 @@ fn run(
         done += 1;
     }
     done
-}
-
-fn valid(slot: &AtomicU64) -> bool {
-    slot.load(Relaxed) & VALID != 0
 }
 
 /// What `Protect` or `Mark` does to a descriptor, and what it needs.

@@ -2,7 +2,7 @@
 
 use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
-use crate::frame::{self, Allocated, Kind, Zero};
+use crate::frame::{self, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, Resume, Start, State, Vcore, VcoreRef};
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
@@ -289,8 +289,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
                 false if always => Zero::Always,
                 false => Zero::WhenNew,
             };
-            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|allocated| {
-                zeroed += u64::from(allocated == Allocated::Zeroed);
+            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|frames| {
+                zeroed += frames;
                 self.results[0] += 1;
             });
         }
@@ -381,7 +381,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
             bindings: Pfn(self.x[5]),
             supervisor: self.m.core().running(),
         };
-        environment::create(self.m, self.environment, parts.supervisor, &parts, self.x[6])
+        environment::create(self.m, self.environment, &parts, self.x[6])
     }
 
     fn env_destroy(&self) -> Result<(), Refusal> {

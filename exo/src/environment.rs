@@ -128,13 +128,7 @@ pub fn forget_number(m: &impl Machine, number: u64) {
 }
 
 /// Creates an environment. Everything is checked before the first change, and what two callers could both want is claimed in an order that can be undone.
-pub fn create(
-    m: &impl Machine,
-    caller: &Environment,
-    supervisor: VcoreRef,
-    parts: &Parts,
-    slot: u64,
-) -> Result<(), Refusal> {
+pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
     let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
     let old = entry.load(Acquire);
     if old >> 48 != caller.number() || parts.number == 0 {
@@ -145,7 +139,8 @@ pub fn create(
     }
     binding::check_cell(m, parts.cell, caller.number())?;
     binding::check_empty(m, caller, slot)?;
-    for pfn in [parts.frame, parts.root, parts.bindings] {
+    let frames = [parts.frame, parts.root, parts.bindings];
+    for pfn in frames {
         if frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data {
             return Err(Refusal::WrongFrame);
         }
@@ -153,40 +148,29 @@ pub fn create(
     if parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings {
         return Err(Refusal::BadArgument);
     }
-    let identity = pool::pool(m, parts.pool).identity();
+    let pool = pool::pool(m, parts.pool);
+    let identity = pool.identity();
     if identity.state() != pool::State::Shared {
         return Err(Refusal::InUse);
     }
     // From here each step claims one thing by an atomic; a lost race undoes the ones before.
     entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
-    if let Err(refusal) = pool::pool(m, parts.pool).change(identity, identity.in_state(pool::State::Own)) {
-        entry.store(old, Release);
-        return Err(refusal);
-    }
-    let busy = Word::new(parts.pool, Kind::Busy, 0);
-    let frames = [parts.frame, parts.root, parts.bindings];
+    pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
-        if let Err(refusal) = frame::become_object(m, parts.pool, *pfn, busy) {
+        frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
             frames[..done].iter().for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
-            let _ = pool::pool(m, parts.pool).change(identity.in_state(pool::State::Own), identity);
+            let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
-            return Err(refusal);
-        }
+        })?;
     }
     binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
-    let child = establish(m, &Parts { supervisor, ..*parts });
-    let mut own = Binding::new(
-        m,
-        BindingKind::Env,
-        Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT,
-        parts.cell,
-        parts.frame.0,
-    );
-    binding::write(m, child, Handle::SELF.0 as u64, &own)?;
-    let pool_binding = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
-    binding::write(m, child, Handle::POOL.0 as u64, &pool_binding)?;
-    own.rights = Rights::EVERYTHING;
-    binding::write(m, caller, slot, &own)
+    let child = establish(m, parts);
+    let whole = Binding::new(m, BindingKind::Env, Rights::EVERYTHING, parts.cell, parts.frame.0);
+    let rights = Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT;
+    binding::write(m, child, Handle::SELF.0 as u64, &Binding { rights, ..whole })?;
+    let own_pool = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
+    binding::write(m, child, Handle::POOL.0 as u64, &own_pool)?;
+    binding::write(m, caller, slot, &whole)
 }
 
 /// The live environment behind a handle.

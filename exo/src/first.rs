@@ -235,8 +235,7 @@ fn take(m: &impl Machine) -> Result<Pfn, Fault> {
         .ok_or(Fault::Memory)?;
     let pfn = Pfn(frames.first + index as u64 * 64 + word.trailing_zeros() as u64);
     pool::pool(m, POOL).charge(1).map_err(|_| Fault::Memory)?;
-    let _ = frame::allocate(m, POOL, pfn, Zero::Always).map_err(|_| Fault::Memory)?;
-    Ok(pfn)
+    frame::allocate(m, POOL, pfn, Zero::Always).map(|_| pfn).map_err(|_| Fault::Memory)
 }
 
 /// Maps one page, with the tables it needs.

@@ -134,30 +134,13 @@ impl Frames<'_> {
     }
 
     /// Sets or clears the hint that a frame is free.
-    fn hint(&self, pfn: Pfn, free: Hint) {
+    fn hint(&self, pfn: Pfn, kind: Kind) {
         let index = pfn.0.wrapping_sub(self.first);
         if let Some(word) = self.bitmap.get((index / 64) as usize) {
-            match free {
-                Hint::Free => word.fetch_or(1 << (index % 64), Relaxed),
-                Hint::Taken => word.fetch_and(!(1 << (index % 64)), Relaxed),
-            };
+            let bit = 1 << (index % 64);
+            let _ = if kind == Kind::Free { word.fetch_or(bit, Relaxed) } else { word.fetch_and(!bit, Relaxed) };
         }
     }
-}
-
-enum Hint {
-    Free,
-    Taken,
-}
-
-/// Whether an allocation had to zero the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Allocated {
-    /// It was in this pool last.
-    AsItWas,
-    /// It was new to its pool, or the caller asked for zeros.
-    Zeroed,
 }
 
 /// When to zero a frame.
@@ -171,8 +154,8 @@ pub enum Zero {
     Never,
 }
 
-/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it.
-pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<Allocated, Refusal> {
+/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. Answers how many frames were zeroed for that.
+pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64, Refusal> {
     let frames = m.frames();
     let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
     if old.kind() != Kind::Free {
@@ -186,10 +169,10 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<All
     if zeroed {
         m.zero(pfn);
     }
-    frames.hint(pfn, Hint::Taken);
+    frames.hint(pfn, Kind::Data);
     pool::pool(m, pool).note(pfn.0 - frames.first);
     frames.set(pfn, Word::new(pool, Kind::Data, 0));
-    Ok(if zeroed { Allocated::Zeroed } else { Allocated::AsItWas })
+    Ok(zeroed.into())
 }
 
 /// Reads the word of a frame that must belong to `pool`, be data or code, and be mapped nowhere.
@@ -219,14 +202,14 @@ pub fn set_kind(m: &impl Machine, pool: u64, pfn: Pfn, kind: Kind) -> Result<(),
 pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
     let old = unmapped(m, pool, pfn)?;
     m.frames().change(pfn, old, Word::new(pool, Kind::Free, 0))?;
-    m.frames().hint(pfn, Hint::Free);
+    m.frames().hint(pfn, Kind::Free);
     Ok(())
 }
 
 /// Frees a frame for good, whatever it was: only for who owns it alone. Nothing remembers the pool, so that its next one zeroes it.
 pub fn release(m: &impl Machine, pfn: Pfn) {
     m.frames().set(pfn, Word::new(0, Kind::Free, 0));
-    m.frames().hint(pfn, Hint::Free);
+    m.frames().hint(pfn, Kind::Free);
 }
 
 /// Turns an unmapped data frame of `pool` into a kernel object: zeroed, since its owner may have written anything into it.
