@@ -36,6 +36,9 @@ const IN_TABLE: u64 = 511 << 12;
 /// No frame's word begins so.
 const NO_HEAD: u64 = u64::MAX;
 const VALID: u64 = Descriptor::VALID.bits();
+/// What `Mark` can say, and the bits of a descriptor that say it.
+const MARKS: u64 = Prot::ACCESSED.union(Prot::DIRTY).bits() as u64;
+const MARKED: u64 = Descriptor::ACCESSED.union(Descriptor::READ_ONLY).bits();
 /// Between the descriptor of memory and that of a device's registers.
 const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEVICE).bits();
 /// What a page outside the span of RAM would have for a word: the same as one in a hole.
@@ -132,74 +135,37 @@ impl<M: Machine> Batch<'_, M> {
             (self.whole, self.left) = (count, if count == 1 { 0 } else { count });
         }
         let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
-        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped);
-        let (frames, stale) = (self.frames, self.stale);
-        match MapOp::from_number(self.first & 0xf) {
-            Some(MapOp::Map) if page_table::well_formed(prot) && pfn + self.left <= PFN => {
-                let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
-                let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_map(slot, leaf, head);
-                self.pages(table?, [1, 0], look, move |slot, head, _, _, second| {
-                    let pfn = Pfn(second & PFN);
-                    frames.word(pfn).is_some_and(|place| {
-                        let word = place.load(Relaxed);
-                        let done = Word(word).head() == head
-                            && slot.load(Relaxed) == 0
-                            && place.compare_exchange(word, word + 1, AcqRel, Relaxed).is_ok();
-                        if done {
-                            slot.store(leaf | pfn.address(), Relaxed);
-                        }
-                        done
-                    })
-                })
-            }
-            Some(MapOp::Unmap) if low | pfn | handle == 0 => {
-                self.unmaps = true;
-                let look = |_: &mut Self, slot: &AtomicU64, _| match slot.load(Relaxed) & VALID {
-                    0 => Err(Refusal::NotMapped),
-                    _ => Ok(0),
-                };
-                self.pages(table?, [0, 1], look, move |slot, _, index, first, second| {
-                    // Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
-                    let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
-                    if done {
-                        stale[index & LIST].store(first & !0xfff, Relaxed);
-                    }
-                    done
-                })
-            }
-            Some(op @ (MapOp::Protect | MapOp::Mark)) if pfn == 0 => {
-                let change = Change::new(op, prot)?;
-                let look = |batch: &mut Self, slot: &AtomicU64, head| batch.look_before_change(slot, &change, head);
-                let Change { needed, kept, set, .. } = change;
-                self.pages(table?, [0, 1], look, move |slot, head, index, first, second| {
-                    // Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
-                    let old = slot.load(Relaxed);
-                    let place = frames.word(Descriptor::from_bits_retain(old).pfn());
-                    let done = needed & !old == 0
-                        && second & PFN == 0
-                        && place.is_some_and(|place| Word(place.load(Relaxed)).head() == head)
-                        && slot.compare_exchange(old, old & kept | set, Relaxed, Relaxed).is_ok();
-                    if done {
-                        stale[index & LIST].store(first & !0xfff | CHANGED, Relaxed);
-                    }
-                    done
-                })
-            }
-            Some(op @ (MapOp::InstallTable | MapOp::RemoveTable)) if low & !1 == 2 && count == 1 => {
+        let (leaf, rights) =
+            (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), Rights::from_bits_retain(low as u8 & 7));
+        let op = MapOp::from_number(self.first & 0xf).ok_or(Refusal::BadArgument)?;
+        let (wanted, needed, kept, set) = match op {
+            MapOp::Map if page_table::well_formed(prot) && pfn + self.left <= PFN => (rights, 0, 0, leaf),
+            MapOp::Unmap if low | pfn | handle == 0 => (rights, VALID, 0, 0),
+            MapOp::Protect if page_table::well_formed(prot) && pfn == 0 => (rights, VALID, ADDRESS_MASK, leaf),
+            MapOp::Mark if low | MARKS == MARKS && pfn == 0 => match prot.contains(Prot::DIRTY) {
+                true => (Rights::POOL_WRITE, VALID | Descriptor::WRITABLE.bits(), !MARKED, leaf & MARKED),
+                false => (Rights::POOL_READ, VALID, !MARKED, leaf & MARKED),
+            },
+            MapOp::InstallTable | MapOp::RemoveTable if low & !1 == 2 && count == 1 => {
                 self.spend(TABLE_COST - 1)?;
                 // Pages that this batch unmapped are still in their slots.
                 self.finish();
-                match op {
+                return match op {
                     MapOp::InstallTable => install_table(self.m, self.caller, self.target, va, low, handle, Pfn(pfn)),
                     _ if pfn | handle == 0 => remove_table(self.m, self.target, va, low),
                     _ => Err(Refusal::BadArgument),
-                }
+                };
             }
-            _ => Err(Refusal::BadArgument),
-        }
+            _ => return Err(Refusal::BadArgument),
+        };
+        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
+        let (slots, frames, stale) = (self.m.words(table), self.frames, self.stale);
+        self.unmaps |= op == MapOp::Unmap;
+        self.pages(Form { op, slots, frames, stale, head: NO_HEAD, wanted, needed, kept, set })
     }
 
     /// Counts work besides one page an entry.
+    #[inline(always)]
     fn spend(&mut self, pages: usize) -> Result<(), Refusal> {
         let next = self.end - self.rest.len();
         self.extra += pages;
@@ -209,88 +175,82 @@ impl<M: Machine> Batch<'_, M> {
         Ok(())
     }
 
-    /// Does `page` to the slots of the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and
-    /// place in the table, until there is something special about one. `look` says what is, and answers the head that the frames must have.
-    /// A page adds so much to the number of the frame, and to the list of stale pages.
+    /// Applies a form to the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and place in the
+    /// table, until there is something special about one.
     #[inline(always)]
-    fn pages(
-        &mut self,
-        table: Pfn,
-        [frames, stale]: [u64; 2],
-        look: impl Fn(&mut Self, &AtomicU64, u64) -> Result<u64, Refusal>,
-        page: impl Fn(&AtomicU64, u64, usize, u64, u64) -> bool + Copy,
-    ) -> Result<(), Refusal> {
-        let (slots, mut head, mut lost) = (self.m.words(table), NO_HEAD, 0);
+    fn pages(&mut self, mut form: Form<'_>) -> Result<(), Refusal> {
+        let mut lost = 0;
         loop {
-            let slot = &slots[page_table::index(self.first, 3)];
-            head = look(self, slot, head)?;
-            // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
-            if head != OUTSIDE.0 && !page(slot, head, self.stale_count, self.first, self.second) {
+            let slot = &form.slots[page_table::index(self.first, 3)];
+            let done = self.look(&mut form, slot)? || {
+                let (at, first, second) = (self.stale_count, self.first, self.second);
+                match form.op {
+                    MapOp::Map => form.map(slot, second),
+                    MapOp::Unmap => form.unmap(slot, at, first, second),
+                    _ => form.change(slot, at, first, second),
+                }
+            };
+            if !done {
+                // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
                 lost += 1;
                 if lost == 4 {
                     return Err(Refusal::InUse);
                 }
                 continue;
             }
-            self.stale_count += stale as usize;
+            self.stale_count += usize::from(form.op != MapOp::Map);
             if self.left <= 1 {
                 break;
             }
             self.left -= 1;
             self.spend(1)?;
             self.first += 1 << 12;
-            self.second += frames;
+            self.second += u64::from(form.op == MapOp::Map);
             if self.first & IN_TABLE == 0 {
                 return Ok(());
             }
         }
         if self.left == 0 && self.rest.len() != 0 {
-            let (rest, count) = (self.rest.as_slice(), self.stale_count);
-            let page = move |slot: &AtomicU64, done, first, second| page(slot, head, count + done, first, second);
-            let done = run(rest, slots, self.first, self.second, page);
+            let (rest, like) = (self.rest.as_slice(), (self.first, self.second));
+            let at = self.stale_count;
+            let done = match form.op {
+                MapOp::Map => run(rest, like, form, |form, slot, _, _, second| form.map(slot, second)),
+                MapOp::Unmap => run(rest, like, form, move |form, slot, done, a, b| form.unmap(slot, at + done, a, b)),
+                _ => run(rest, like, form, move |form, slot, done, a, b| form.change(slot, at + done, a, b)),
+            };
             self.rest = rest.get(done..).unwrap_or_default().iter();
-            self.stale_count += stale as usize * done;
+            self.stale_count += if form.op == MapOp::Map { 0 } else { done };
         }
         self.left = 0;
         Ok(())
     }
 
+    /// Looks for what is special about a page, and finds out the head that its frame must have. True when that was all.
     #[inline(always)]
-    fn look_before_map(&mut self, slot: &AtomicU64, leaf: u64, head: u64) -> Result<u64, Refusal> {
+    fn look(&mut self, form: &mut Form<'_>, slot: &AtomicU64) -> Result<bool, Refusal> {
         let old = slot.load(Relaxed);
-        if old & VALID != 0 {
-            return Err(Refusal::AlreadyMapped);
-        }
-        if old != 0 {
+        let (pfn, whom) = match form.op {
+            MapOp::Map if old & VALID != 0 => return Err(Refusal::AlreadyMapped),
+            MapOp::Map => (Pfn(self.second & PFN), Some(self.target)),
+            _ if old & VALID == 0 => return Err(Refusal::NotMapped),
+            MapOp::Unmap => return Ok(false),
+            _ => (Descriptor::from_bits_retain(old).pfn(), None),
+        };
+        if old != 0 && form.op == MapOp::Map {
             // This batch unmapped it.
             self.finish();
         }
-        let pfn = Pfn(self.second & PFN);
-        let head = self.permitted(Some(self.target), rights(self.first >> 4), pfn, head)?;
-        if head == OUTSIDE.0 {
-            slot.store(leaf ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
-        }
-        Ok(head)
-    }
-
-    #[inline(always)]
-    fn look_before_change(&mut self, slot: &AtomicU64, change: &Change, head: u64) -> Result<u64, Refusal> {
-        let old = slot.load(Relaxed);
-        if old & VALID == 0 {
-            return Err(Refusal::NotMapped);
-        }
-        let head = self.permitted(None, change.wanted, Descriptor::from_bits_retain(old).pfn(), head)?;
-        if change.needed & !old == 0 { Ok(head) } else { Err(Refusal::WrongFrame) }
-    }
-
-    /// See [`permit`]; asks only if the frame's head is another than `head`, which was permitted.
-    #[inline(always)]
-    fn permitted(&self, whom: Option<&Environment>, wanted: Rights, pfn: Pfn, head: u64) -> Result<u64, Refusal> {
         let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
-        if word.head() == head && head != OUTSIDE.0 {
-            return Ok(head);
+        if word.head() != form.head || word.head() == OUTSIDE.0 {
+            form.head = permit(self.m, self.caller, whom, self.second >> 48, form.wanted, pfn, word)?;
         }
-        permit(self.m, self.caller, whom, self.second >> 48, wanted, pfn, word)
+        if form.needed & !old != 0 {
+            return Err(Refusal::WrongFrame);
+        }
+        if form.head == OUTSIDE.0 {
+            slot.store(form.set ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
+        }
+        Ok(form.head == OUTSIDE.0)
     }
 
     /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core.
@@ -304,57 +264,83 @@ impl<M: Machine> Batch<'_, M> {
     }
 }
 
-/// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
-#[inline(never)]
-fn run(
-    entries: &[[AtomicU64; 2]],
-    slots: &Words,
-    first: u64,
-    second: u64,
-    page: impl Fn(&AtomicU64, usize, u64, u64) -> bool,
-) -> usize {
-    let mut done = 0;
-    for words in entries {
-        // What is not done here is read anew.
-        let next = (words[0].load(Relaxed), words[1].load(Relaxed));
-        let alike = (next.0 ^ first) & !IN_TABLE | (next.1 ^ second) >> 32 == 0;
-        if !alike || !page(&slots[page_table::index(next.0, 3)], done, next.0, next.1) {
-            break;
-        }
-        done += 1;
-    }
-    done
-}
-
-/// What `Protect` or `Mark` does to a descriptor, and what it needs.
-struct Change {
+/// What the pages of a run have in common.
+#[derive(Clone, Copy)]
+struct Form<'m> {
+    op: MapOp,
+    slots: &'m Words,
+    frames: Frames<'m>,
+    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
+    /// The head of the words of frames that has been permitted, and for what.
+    head: u64,
     wanted: Rights,
+    /// Bits that a descriptor must have, keeps, and gets.
     needed: u64,
     kept: u64,
     set: u64,
 }
 
-impl Change {
+/// Each answers whether there was nothing special about the page, and it is done.
+impl Form<'_> {
     #[inline(always)]
-    fn new(op: MapOp, prot: Prot) -> Result<Change, Refusal> {
-        let leaf = page_table::leaf(Pfn(0), prot, Leaf::Memory).bits();
-        let marks = (Descriptor::ACCESSED | Descriptor::READ_ONLY).bits();
-        let dirty = prot.contains(Prot::DIRTY);
-        if op == MapOp::Protect && page_table::well_formed(prot) {
-            Ok(Change { wanted: rights(prot.bits().into()), needed: VALID, kept: ADDRESS_MASK, set: leaf })
-        } else if op == MapOp::Mark && Prot::ACCESSED.union(Prot::DIRTY).contains(prot) {
-            let wanted = if dirty { Rights::POOL_WRITE } else { Rights::POOL_READ };
-            let needed = VALID | if dirty { Descriptor::WRITABLE.bits() } else { 0 };
-            Ok(Change { wanted, needed, kept: !marks, set: leaf & marks })
-        } else {
-            Err(Refusal::BadArgument)
+    fn map(&self, slot: &AtomicU64, second: u64) -> bool {
+        let pfn = Pfn(second & PFN);
+        let Some(place) = self.frames.word(pfn) else { return false };
+        let word = place.load(Relaxed);
+        let done = Word(word).head() == self.head
+            && slot.load(Relaxed) == 0
+            && place.compare_exchange(word, word + 1, AcqRel, Relaxed).is_ok();
+        if done {
+            slot.store(self.set | pfn.address(), Relaxed);
         }
+        done
+    }
+
+    /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
+    #[inline(always)]
+    fn unmap(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
+        let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
+        if done {
+            self.stale[at & LIST].store(first & !0xfff, Relaxed);
+        }
+        done
+    }
+
+    /// Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
+    #[inline(always)]
+    fn change(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
+        let old = slot.load(Relaxed);
+        let place = self.frames.word(Descriptor::from_bits_retain(old).pfn());
+        let done = self.needed & !old == 0
+            && second & PFN == 0
+            && place.is_some_and(|place| Word(place.load(Relaxed)).head() == self.head)
+            && slot.compare_exchange(old, old & self.kept | self.set, Relaxed, Relaxed).is_ok();
+        if done {
+            self.stale[at & LIST].store(first & !0xfff | CHANGED, Relaxed);
+        }
+        done
     }
 }
 
-/// The rights that permissions need: they have the same bits.
-fn rights(prot: u64) -> Rights {
-    Rights::from_bits_retain(prot as u8 & 7)
+/// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
+#[inline(never)]
+fn run<'m>(
+    entries: &[[AtomicU64; 2]],
+    like: (u64, u64),
+    form: Form<'m>,
+    page: impl Fn(&Form<'m>, &AtomicU64, usize, u64, u64) -> bool,
+) -> usize {
+    let mut done = 0;
+    for words in entries {
+        // What is not done here is read anew.
+        let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
+        let alike = (first ^ like.0) & !IN_TABLE | (second ^ like.1) >> 32 == 0;
+        if !alike || !page(&form, &form.slots[page_table::index(first, 3)], done, first, second) {
+            break;
+        }
+        done += 1;
+    }
+    done
 }
 
 /// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
