@@ -161,7 +161,8 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64
     if old.kind() != Kind::Free {
         return Err(Refusal::NotFree);
     }
-    let zeroed = zero == Zero::Always || old.pool() != pool;
+    let new = old.pool() != pool;
+    let zeroed = zero == Zero::Always || new;
     if zeroed && zero == Zero::Never {
         return Err(Refusal::Again);
     }
@@ -170,7 +171,9 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64
         m.zero(pfn);
     }
     frames.hint(pfn, Kind::Data);
-    pool::pool(m, pool).note(pfn.0 - frames.first);
+    if new {
+        pool::pool(m, pool).note(pfn.0 - frames.first);
+    }
     frames.set(pfn, Word::new(pool, Kind::Data, 0));
     Ok(zeroed.into())
 }

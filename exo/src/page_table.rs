@@ -74,9 +74,7 @@ pub const fn index(va: u64, level: u64) -> usize {
 /// The table of `level` (1 to 3) that serves `va`.
 #[inline(always)]
 pub fn table_for(m: &impl Machine, root: Pfn, va: u64, level: u64) -> Option<Pfn> {
-    let mut table = root;
-    for above in 1..level {
-        table = next_table(&m.words(table)[index(va, above)])?;
-    }
-    Some(table)
+    let below = |table: Pfn, above: u64| next_table(&m.words(table)[index(va, above)]);
+    let table = if level == 1 { root } else { below(root, 1)? };
+    if level == 3 { below(table, 2) } else { Some(table) }
 }
