@@ -9,7 +9,7 @@ use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
 /// Frames of a unit of [`Pool::span`].
 pub const UNIT: u64 = 128;
-/// The largest number of units, and of frames in a minimum: RAM spans no more than 256 GiB.
+/// The largest number of a unit, and of frames in a minimum: RAM spans no more than 256 GiB.
 const UNITS: u64 = (1 << 19) - 1;
 const MINIMUM: u64 = (1 << 26) - 1;
 
@@ -20,7 +20,7 @@ pub struct Pool {
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
     identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to before unit 44:26, counted from the first of RAM. In 25:0 the minimum that cannot be taken;
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 the minimum that cannot be taken;
     /// while the pool is being destroyed, how far that is.
     extent: AtomicU64,
 }
@@ -106,8 +106,8 @@ impl Pool {
     /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
     pub fn note(&self, index: u64) {
         let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
-            let (first, end) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT + 1));
-            let wide = first << 45 | end << 26 | extent & MINIMUM;
+            let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
+            let wide = first << 45 | last << 26 | extent & MINIMUM;
             (wide != extent).then_some(wide)
         });
     }
@@ -115,7 +115,7 @@ impl Pool {
     /// All frames that carry its number lie from the first of these to before the second.
     pub fn span(&self) -> (u64, u64) {
         let extent = self.extent.load(Relaxed);
-        ((extent >> 45) * UNIT, (extent >> 26 & UNITS) * UNIT)
+        ((extent >> 45) * UNIT, ((extent >> 26 & UNITS) + 1) * UNIT)
     }
 
     /// How far its destruction is.
@@ -125,7 +125,8 @@ impl Pool {
 
     /// Keeps how far its destruction is, in place of the minimum.
     pub fn set_progress(&self, progress: u64) {
-        self.extent.store(self.extent.load(Relaxed) & !MINIMUM | progress, Release);
+        // Another core may still take a frame by a binding that it looked up before.
+        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !MINIMUM | progress));
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
