@@ -129,9 +129,7 @@ impl<M: Machine> Batch<'_, M> {
     fn entry(&mut self) -> Result<(), Refusal> {
         let (va, low, count) = (self.first & !0xfff, self.first >> 4 & 0xff, self.second >> 32 & 0xffff);
         if self.left == 0 {
-            if count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12 {
-                return Err(Refusal::BadArgument);
-            }
+            Refusal::BadArgument.when(count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12)?;
             (self.whole, self.left) = (count, if count == 1 { 0 } else { count });
         }
         let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
@@ -193,9 +191,7 @@ impl<M: Machine> Batch<'_, M> {
             if !done {
                 // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
                 lost += 1;
-                if lost == 4 {
-                    return Err(Refusal::InUse);
-                }
+                Refusal::InUse.when(lost == 4)?;
                 continue;
             }
             self.stale_count += usize::from(form.op != MapOp::Map);
@@ -244,9 +240,7 @@ impl<M: Machine> Batch<'_, M> {
         if word.head() != form.head || word.head() == OUTSIDE.0 {
             form.head = permit(self.m, self.caller, whom, self.second >> 48, form.wanted, pfn, word)?;
         }
-        if form.needed & !old != 0 {
-            return Err(Refusal::WrongFrame);
-        }
+        Refusal::WrongFrame.when(form.needed & !old != 0)?;
         if form.head == OUTSIDE.0 {
             slot.store(form.set ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
         }
@@ -360,31 +354,19 @@ fn permit<M: Machine>(
     }
     let binding = binding::find_any(m, caller, handle)?;
     let device = whom.filter(|_| binding.is(BindingKind::Device));
-    if device.is_none() && !binding.is(BindingKind::Pool) {
-        return Err(Refusal::WrongKind);
-    }
-    if !binding.permits(wanted) {
-        return Err(Refusal::NoRight);
-    }
+    Refusal::WrongKind.when(device.is_none() && !binding.is(BindingKind::Pool))?;
+    Refusal::NoRight.when(!binding.permits(wanted))?;
     if let Some(whom) = device {
         // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-        if !binding.covers(pfn.0, 1) || m.kernel_device(pfn) {
-            return Err(Refusal::NotYours);
-        }
-        if wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device {
-            return Err(Refusal::WrongFrame);
-        }
+        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.kernel_device(pfn))?;
+        Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
         if m.uart() == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
             let claimed = m.uart_owner().compare_exchange(0, whom.number(), AcqRel, Acquire);
-            if claimed.is_err_and(|owner| owner != whom.number()) {
-                return Err(Refusal::InUse);
-            }
+            Refusal::InUse.when(claimed.is_err_and(|owner| owner != whom.number()))?;
         }
         return Ok(OUTSIDE.0);
     }
-    if word.pool() != binding.object || word.kind() == Kind::Free {
-        return Err(Refusal::NotYours);
-    }
+    Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
     match word.kind() {
         Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
         Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
@@ -410,13 +392,9 @@ fn install_table(
 ) -> Result<(), Refusal> {
     let binding = binding::find(m, caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
     // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
-    if binding.object != target.pool() {
-        return Err(Refusal::NotYours);
-    }
+    Refusal::NotYours.when(binding.object != target.pool())?;
     let slot = table_slot(m, target, va, level)?;
-    if slot.load(Relaxed) != 0 {
-        return Err(Refusal::AlreadyMapped);
-    }
+    Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
     frame::become_object(m, binding.object, pfn, Word::table(binding.object, level, target.number()))?;
     // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
     m.publish_descriptors();
@@ -428,9 +406,7 @@ fn install_table(
 fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> Result<(), Refusal> {
     let slot = table_slot(m, target, va, level)?;
     let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
-    if m.words(table).iter().any(|slot| slot.load(Relaxed) != 0) {
-        return Err(Refusal::InUse);
-    }
+    Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
     slot.fetch_and(!VALID, Relaxed);
     m.publish_descriptors();
     // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.

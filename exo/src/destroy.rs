@@ -55,9 +55,7 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
     dying.dying.store(if now == last { u64::MAX } else { now + 1 }, Release);
     // The lock is let go before the frame it lies in may become somebody else's.
     drop(guard);
-    if now != last {
-        return Err(Refusal::Again);
-    }
+    Refusal::Again.when(now != last)?;
     end(m, caller, dying);
     Ok(())
 }
@@ -69,9 +67,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
         if vcore.word().state() == vcore::State::None {
             continue;
         }
-        if vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again) {
-            return Err(Refusal::Again);
-        }
+        Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
         if let Some(core) = m.core_at(vcore.home()) {
             let slots = vcore.slots.load(Acquire);
             (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
@@ -88,9 +84,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
     if m.uart_owner().compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();
     }
-    if !m.quiesced() {
-        return Err(Refusal::Again);
-    }
+    Refusal::Again.when(!m.quiesced())?;
     // Nobody runs in it any more: from here no TLB may hold anything of it.
     m.invalidate_space(dying.number());
     m.finish_invalidation();

@@ -131,28 +131,19 @@ pub fn forget_number(m: &impl Machine, number: u64) {
 pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
     let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
     let old = entry.load(Acquire);
-    if old >> 48 != caller.number() || parts.number == 0 {
-        return Err(Refusal::NotYours);
-    }
-    if old & FRAME_MASK != 0 {
-        return Err(Refusal::InUse);
-    }
+    Refusal::NotYours.when(old >> 48 != caller.number() || parts.number == 0)?;
+    Refusal::InUse.when(old & FRAME_MASK != 0)?;
     binding::check_cell(m, parts.cell, caller.number())?;
     binding::check_empty(m, caller, slot)?;
     let frames = [parts.frame, parts.root, parts.bindings];
     for pfn in frames {
-        if frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data {
-            return Err(Refusal::WrongFrame);
-        }
+        Refusal::WrongFrame.when(frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data)?;
     }
-    if parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument
+        .when(parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings)?;
     let pool = pool::pool(m, parts.pool);
     let identity = pool.identity();
-    if identity.state() != pool::State::Shared {
-        return Err(Refusal::InUse);
-    }
+    Refusal::InUse.when(identity.state() != pool::State::Shared)?;
     // From here each step claims one thing by an atomic; a lost race undoes the ones before.
     entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
@@ -216,18 +207,13 @@ pub fn give_names(
     count: u64,
 ) -> Result<(), Refusal> {
     let end = names(kind)?;
-    if count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument
+        .when(count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first)?;
     let numbers = first..first + count;
     for number in numbers.clone() {
         let (owner, used) = owner_of(m, kind, number);
-        if owner != from {
-            return Err(Refusal::NotYours);
-        }
-        if used {
-            return Err(Refusal::InUse);
-        }
+        Refusal::NotYours.when(owner != from)?;
+        Refusal::InUse.when(used)?;
     }
     to.has_names.store(1, Relaxed);
     numbers.for_each(|number| give_name(m, kind, number, to.number()));

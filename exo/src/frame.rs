@@ -158,14 +158,10 @@ pub enum Zero {
 pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64, Refusal> {
     let frames = m.frames();
     let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
-    if old.kind() != Kind::Free {
-        return Err(Refusal::NotFree);
-    }
+    Refusal::NotFree.when(old.kind() != Kind::Free)?;
     let new = old.pool() != pool;
     let zeroed = zero == Zero::Always || new;
-    if zeroed && zero == Zero::Never {
-        return Err(Refusal::Again);
-    }
+    Refusal::Again.when(zeroed && zero == Zero::Never)?;
     frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
     if zeroed {
         m.zero(pfn);
@@ -218,9 +214,7 @@ pub fn release(m: &impl Machine, pfn: Pfn) {
 /// Turns an unmapped data frame of `pool` into a kernel object: zeroed, since its owner may have written anything into it.
 pub fn become_object(m: &impl Machine, pool: u64, pfn: Pfn, new: Word) -> Result<(), Refusal> {
     let old = unmapped(m, pool, pfn)?;
-    if old.kind() != Kind::Data {
-        return Err(Refusal::WrongFrame);
-    }
+    Refusal::WrongFrame.when(old.kind() != Kind::Data)?;
     m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
     m.zero(pfn);
     m.frames().set(pfn, new);

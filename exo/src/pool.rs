@@ -62,12 +62,7 @@ impl Identity {
     }
     /// What it is.
     pub const fn state(self) -> State {
-        match self.0 & 0xf {
-            0 => State::Unused,
-            1 => State::Shared,
-            2 => State::Own,
-            _ => State::Dying,
-        }
+        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 & 3) as usize]
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
@@ -134,9 +129,7 @@ impl Pool {
         let mut old = self.account.load(Relaxed);
         for _ in 0..8 {
             let (used, quota) = (old >> 32, old & 0xffff_ffff);
-            if used + frames > quota {
-                return Err(Refusal::QuotaExceeded);
-            }
+            Refusal::QuotaExceeded.when(used + frames > quota)?;
             match self.account.compare_exchange(old, old + (frames << 32), AcqRel, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(seen) => old = seen,
@@ -178,18 +171,10 @@ pub fn create(
 ) -> Result<(), Refusal> {
     let new = pool(m, number);
     let old = new.identity();
-    if old.owner() != caller {
-        return Err(Refusal::NotYours);
-    }
-    if old.state() != State::Unused {
-        return Err(Refusal::InUse);
-    }
-    if matches!(pool(m, parent).identity().state(), State::Dying | State::Unused) {
-        return Err(Refusal::Stale);
-    }
-    if depth(m, parent) >= MAX_POOL_DEPTH {
-        return Err(Refusal::TooDeep);
-    }
+    Refusal::NotYours.when(old.owner() != caller)?;
+    Refusal::InUse.when(old.state() != State::Unused)?;
+    Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
+    Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
     if new.change(old, Identity::new(caller, parent, cell, State::Shared)).is_err() {
         pool(m, parent).uncharge(quota);
