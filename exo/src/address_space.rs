@@ -3,402 +3,457 @@
 //! A batch holds the environment's lock. Rights are looked up under it, so that whoever takes a binding back and then takes the lock sees every
 //! mapping the binding made. An unmap clears bit 0 of the descriptor, and only after the invalidation at the end of the batch has completed on every core
 //! is the slot emptied and the frame's count lowered: until then nobody can reuse either.
+//!
+//! Pages come in runs: entries of one form, with one binding, in one table. What a run has in common is checked once, and of each
+//! page only what is its own: its place, and that its frame is of the pool and kind that was permitted before.
 
-use crate::binding::{self, Binding};
+use crate::binding;
 use crate::environment::Environment;
-use crate::frame::{self, Kind, Word};
-use crate::machine::Machine;
+use crate::frame::{self, Frames, Kind, Word};
+use crate::machine::{Machine, Words};
 use crate::page_table::{self, Leaf};
 use crate::vcore::Control;
+use core::mem::offset_of;
+use core::slice::Iter;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
-use exo_abi::page::{Descriptor, MAPPABLE_END, MapOp, Prot};
+use exo_abi::control_page::ControlPage;
+use exo_abi::page::{ADDRESS_MASK, Descriptor, MAPPABLE_END, MapOp, Prot};
 use exo_abi::{MAP_PAGES_PER_CALL, Pfn, Refusal};
 
 /// More single invalidations than this become one for the whole address space.
 pub const SINGLE_INVALIDATIONS: usize = 16;
 /// What the changes of a table count as pages: about what they cost.
-const TABLE_COST: u64 = 8;
-
-/// How far a batch got.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Progress {
-    /// Entries done.
-    pub entries: u64,
-    /// Pages done of the entry after them.
-    pub pages: u64,
-}
-
-/// A batch at work: whose rights, whose tables, and what must be invalidated at its end.
-struct Batch<'m, M: Machine> {
-    m: &'m M,
-    caller: &'m Environment,
-    target: &'m Environment,
-    /// The binding used last, by its handle.
-    binding: Option<(u64, Binding)>,
-    /// The level-3 table used last, by `va >> 21`.
-    table: Option<(u64, Pfn)>,
-    /// Pages whose descriptor was made invalid but not emptied yet, and (bit 0 of the address) pages that only changed.
-    stale: &'m [[AtomicU64; 2]; MAP_PAGES_PER_CALL as usize],
-    stale_count: usize,
-    budget: u64,
-}
-
+const TABLE_COST: usize = 8;
+/// The bits of a frame's number in an entry.
+const PFN: u64 = 0xffff_ffff;
 /// Bit of a stale page's address: its descriptor changed, it did not go.
 const CHANGED: u64 = 1;
+/// The places of the list of stale pages.
+const LIST: usize = MAP_PAGES_PER_CALL as usize - 1;
+/// The bits of an address that are its place in a level-3 table.
+const IN_TABLE: u64 = 511 << 12;
+/// No frame's word begins so.
+const NO_HEAD: u64 = u64::MAX;
+const VALID: u64 = Descriptor::VALID.bits();
+/// What `Mark` can say, and the bits of a descriptor that say it.
+const MARKS: u64 = Prot::ACCESSED.union(Prot::DIRTY).bits() as u64;
+const MARKED: u64 = Descriptor::ACCESSED.union(Descriptor::READ_ONLY).bits();
+/// Between the descriptor of memory and that of a device's registers.
+const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEVICE).bits();
+/// What a page outside the span of RAM would have for a word: the same as one in a hole.
+const OUTSIDE: Word = Word::new(0, Kind::Device, 0);
 
-/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights.
+/// A batch at work.
+struct Batch<'m, M: Machine> {
+    m: &'m M,
+    frames: Frames<'m>,
+    caller: &'m Environment,
+    target: &'m Environment,
+    entries: &'m [[AtomicU64; 2]],
+    /// How many of them the bound on pages permits, and those that come after the one at work.
+    end: usize,
+    rest: Iter<'m, [AtomicU64; 2]>,
+    /// Pages done besides one an entry.
+    extra: usize,
+    /// Both words of the entry at work, moved on to the page that is next.
+    first: u64,
+    second: u64,
+    /// Of an entry of several pages: how many, and how many are left. Of any other none are left.
+    whole: u64,
+    left: u64,
+    /// Pages that TLBs must forget, how many there are, and whether the batch unmaps any.
+    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
+    stale_count: usize,
+    unmaps: bool,
+}
+
+/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
+/// in 63:32 pages done of the entry after them.
 pub fn apply<M: Machine>(
     m: &M,
     caller: &Environment,
     target: &Environment,
     buffer: Control<'_>,
     count: u64,
-) -> (Result<(), Refusal>, Progress) {
+) -> (Result<(), Refusal>, u64) {
     let _guard = target.lock.lock();
+    if target.is_dying() {
+        return (Err(Refusal::Stale), 0);
+    }
+    let entries =
+        buffer.0[offset_of!(ControlPage, batch) / 8..].as_chunks().0.get(..count as usize).unwrap_or_default();
     let mut batch = Batch {
         m,
+        frames: *m.frames(),
         caller,
         target,
-        binding: None,
-        table: None,
+        entries,
+        end: entries.len(),
+        rest: entries.iter(),
+        extra: 0,
+        first: 0,
+        second: 0,
+        whole: 0,
+        left: 0,
         stale: &m.core().stale,
         stale_count: 0,
-        budget: MAP_PAGES_PER_CALL,
+        unmaps: false,
     };
-    let mut progress = Progress::default();
-    let mut result = Ok(());
-    if target.is_dying() {
-        return (Err(Refusal::Stale), progress);
-    }
-    while progress.entries < count {
-        let words = buffer.batch(progress.entries);
-        // Each word is read once: the application may change them meanwhile.
-        let entry = (words[0].load(Relaxed), words[1].load(Relaxed));
-        result = batch.entry(entry, &mut progress.pages);
-        if result.is_err() {
-            break;
+    let (result, at_work) = loop {
+        if batch.left == 0 {
+            match batch.rest.next() {
+                Some(entry) => batch.load(entry),
+                None if batch.end == entries.len() => break (Ok(()), 0),
+                None => break (Err(Refusal::Again), 0),
+            }
         }
-        progress.entries += 1;
-        progress.pages = 0;
-    }
+        if let Err(refusal) = batch.entry() {
+            break (Err(refusal), 1);
+        }
+    };
     batch.finish();
-    (result, progress)
+    let pages = if batch.left == 0 { 0 } else { batch.whole - batch.left };
+    (result, (batch.end - batch.rest.len() - at_work) as u64 | pages << 32)
 }
 
 impl<M: Machine> Batch<'_, M> {
-    fn entry(&mut self, (first, second): (u64, u64), pages: &mut u64) -> Result<(), Refusal> {
-        let op = MapOp::from_number(first & 0xf).ok_or(Refusal::BadArgument)?;
-        let (low, va) = (first >> 4 & 0xff, first & !0xfff);
-        let (pfn, count, handle) = (second & 0xffff_ffff, second >> 32 & 0xffff, second >> 48);
-        if va >= MAPPABLE_END || count == 0 || count > (MAPPABLE_END - va) >> 12 {
-            return Err(Refusal::BadArgument);
-        }
-        let prot = Prot::from_bits_retain(low as u8);
-        match op {
-            MapOp::InstallTable => self.install_table(va, low, Pfn(pfn), count, handle),
-            MapOp::RemoveTable => self.remove_table(va, low, count, second),
-            MapOp::Map => {
-                page_table::check(prot)?;
-                self.each(va, count, pages, |batch, va, page| batch.map(va, Pfn(pfn + page), prot, handle))
-            }
-            MapOp::Unmap if low != 0 || pfn != 0 || handle != 0 => Err(Refusal::BadArgument),
-            MapOp::Unmap => self.each(va, count, pages, |batch, va, _| batch.unmap(va)),
-            MapOp::Protect | MapOp::Mark if pfn != 0 => Err(Refusal::BadArgument),
-            MapOp::Protect => {
-                page_table::check(prot)?;
-                self.each(va, count, pages, |batch, va, _| batch.protect(va, prot, handle))
-            }
-            MapOp::Mark if !Prot::ACCESSED.union(Prot::DIRTY).contains(prot) => Err(Refusal::BadArgument),
-            MapOp::Mark => self.each(va, count, pages, |batch, va, _| batch.mark(va, prot, handle)),
-        }
-    }
-
-    /// One page after the other, within the budget.
+    /// Reads an entry, each word once: the application may change them meanwhile.
     #[inline(always)]
-    fn each(
-        &mut self,
-        va: u64,
-        count: u64,
-        pages: &mut u64,
-        one: impl Fn(&mut Self, u64, u64) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        while *pages < count {
-            self.spend(1)?;
-            one(self, va + (*pages << 12), *pages)?;
-            *pages += 1;
-        }
-        Ok(())
+    fn load(&mut self, [first, second]: &[AtomicU64; 2]) {
+        (self.first, self.second) = (first.load(Relaxed), second.load(Relaxed));
     }
 
-    fn spend(&mut self, pages: u64) -> Result<(), Refusal> {
-        self.budget = self.budget.checked_sub(pages).ok_or(Refusal::Again)?;
-        Ok(())
-    }
-
-    /// The caller's binding of a handle, looked up once for a run of entries.
+    /// Checks the entry at work, and applies it, then those behind it that are of the same form. Of an entry of several pages: those in one table.
     #[inline(always)]
-    fn binding(&mut self, handle: u64) -> Result<Binding, Refusal> {
-        match self.binding {
-            Some((known, binding)) if known == handle => Ok(binding),
-            _ => {
-                let binding = binding::read(self.m, self.caller, handle)?;
-                binding.check(self.m, Rights::empty())?;
-                if !binding.is(BindingKind::Pool) && !binding.is(BindingKind::Device) {
-                    return Err(Refusal::WrongKind);
-                }
-                self.binding = Some((handle, binding));
-                Ok(binding)
-            }
+    fn entry(&mut self) -> Result<(), Refusal> {
+        let (va, low, count) = (self.first & !0xfff, self.first >> 4 & 0xff, self.second >> 32 & 0xffff);
+        if self.left == 0 {
+            Refusal::BadArgument.when(count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12)?;
+            (self.whole, self.left) = (count, if count == 1 { 0 } else { count });
         }
-    }
-
-    /// The descriptor slot of a page.
-    #[inline(always)]
-    fn slot(&mut self, va: u64) -> Result<&AtomicU64, Refusal> {
-        let table = match self.table {
-            Some((known, table)) if known == va >> 21 => table,
-            _ => {
-                let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
-                self.table = Some((va >> 21, table));
-                table
+        let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
+        let (leaf, rights) =
+            (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), Rights::from_bits_retain(low as u8 & 7));
+        let op = MapOp::from_number(self.first & 0xf).ok_or(Refusal::BadArgument)?;
+        let (wanted, needed, kept, set) = match op {
+            MapOp::Map if page_table::well_formed(prot) && pfn + self.left <= PFN => (rights, 0, 0, leaf),
+            MapOp::Unmap if low | pfn | handle == 0 => (rights, VALID, 0, 0),
+            MapOp::Protect if page_table::well_formed(prot) && pfn == 0 => (rights, VALID, ADDRESS_MASK, leaf),
+            MapOp::Mark if low | MARKS == MARKS && pfn == 0 => match prot.contains(Prot::DIRTY) {
+                true => (Rights::POOL_WRITE, VALID | Descriptor::WRITABLE.bits(), !MARKED, leaf & MARKED),
+                false => (Rights::POOL_READ, VALID, !MARKED, leaf & MARKED),
+            },
+            MapOp::InstallTable | MapOp::RemoveTable if low & !1 == 2 && count == 1 => {
+                self.spend(TABLE_COST - 1)?;
+                // Pages that this batch unmapped are still in their slots.
+                self.finish();
+                return match op {
+                    MapOp::InstallTable => install_table(self.m, self.caller, self.target, va, low, handle, Pfn(pfn)),
+                    _ if pfn | handle == 0 => remove_table(self.m, self.target, va, low),
+                    _ => Err(Refusal::BadArgument),
+                };
             }
+            _ => return Err(Refusal::BadArgument),
         };
-        Ok(&self.m.words(table)[page_table::index(va, 3)])
+        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
+        let (slots, frames, stale) = (self.m.words(table), self.frames, self.stale);
+        self.unmaps |= op == MapOp::Unmap;
+        self.pages(Form { op, slots, frames, stale, head: NO_HEAD, wanted, needed, kept, set })
     }
 
+    /// Counts work besides one page an entry.
     #[inline(always)]
-    fn map(&mut self, va: u64, pfn: Pfn, prot: Prot, handle: u64) -> Result<(), Refusal> {
-        let old = self.slot(va)?.load(Relaxed);
-        if old != 0 {
-            if old & Descriptor::VALID.bits() != 0 {
-                return Err(Refusal::AlreadyMapped);
-            }
-            // This batch unmapped it.
-            self.finish();
-        }
-        let wanted = Rights::from_bits_retain(prot.bits() & 7);
-        let word = self.m.frames().read(pfn);
-        let kind =
-            if word.is_some_and(|word| word.exposed() && prot.intersection(Prot::WRITE | Prot::EXECUTE).is_empty()) {
-                frame::count_mapping(self.m, pfn, |_| Ok(()))?;
-                Leaf::Memory
-            } else {
-                let binding = self.binding(handle)?;
-                if !binding.permits(wanted) {
-                    return Err(Refusal::NoRight);
-                }
-                if binding.is(BindingKind::Device) {
-                    self.check_device(&binding, pfn, prot, word)?;
-                    Leaf::Device
-                } else {
-                    frame::count_mapping(self.m, pfn, |word| {
-                        if word.pool() != binding.object || word.kind() == Kind::Free {
-                            return Err(Refusal::NotYours);
-                        }
-                        let permitted = match word.kind() {
-                            Kind::Data | Kind::Control => !prot.contains(Prot::EXECUTE),
-                            Kind::Code => !prot.contains(Prot::WRITE),
-                            _ => false,
-                        };
-                        if permitted { Ok(()) } else { Err(Refusal::WrongFrame) }
-                    })?;
-                    Leaf::Memory
+    fn spend(&mut self, pages: usize) -> Result<(), Refusal> {
+        let next = self.end - self.rest.len();
+        self.extra += pages;
+        let end = self.entries.len().min((MAP_PAGES_PER_CALL as usize).saturating_sub(self.extra));
+        self.rest = self.entries.get(next..end).ok_or(Refusal::Again)?.iter();
+        self.end = end;
+        Ok(())
+    }
+
+    /// Applies a form to the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and place in the
+    /// table, until there is something special about one.
+    #[inline(always)]
+    fn pages(&mut self, mut form: Form<'_>) -> Result<(), Refusal> {
+        let mut lost = 0;
+        loop {
+            let slot = &form.slots[page_table::index(self.first, 3)];
+            let done = self.look(&mut form, slot)? || {
+                let (at, first, second) = (self.stale_count, self.first, self.second);
+                match form.op {
+                    MapOp::Map => form.map(slot, second),
+                    MapOp::Unmap => form.unmap(slot, at, first, second),
+                    _ => form.change(slot, at, first, second),
                 }
             };
-        let descriptor = page_table::leaf(pfn, prot, kind);
-        self.slot(va)?.store(descriptor.bits(), Relaxed);
-        Ok(())
-    }
-
-    /// A device page lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-    fn check_device(&self, binding: &Binding, pfn: Pfn, prot: Prot, word: Option<Word>) -> Result<(), Refusal> {
-        if !binding.covers(pfn.0, 1) || self.m.kernel_device(pfn) {
-            return Err(Refusal::NotYours);
-        }
-        if prot.contains(Prot::EXECUTE) || word.is_some_and(|word| word.kind() != Kind::Device) {
-            return Err(Refusal::WrongFrame);
-        }
-        if self.m.uart() == Some(pfn) && prot.contains(Prot::WRITE) {
-            let claimed = self.m.uart_owner().compare_exchange(0, self.target.number(), AcqRel, Acquire);
-            if claimed.is_err_and(|owner| owner != self.target.number()) {
-                return Err(Refusal::InUse);
+            if !done {
+                // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
+                lost += 1;
+                Refusal::InUse.when(lost == 4)?;
+                continue;
             }
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn unmap(&mut self, va: u64) -> Result<(), Refusal> {
-        let slot = self.slot(va)?;
-        // Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
-        let old = slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
-        if old & Descriptor::VALID.bits() == 0 {
-            return Err(Refusal::NotMapped);
-        }
-        let table = self.table.map_or(Pfn(0), |(_, table)| table);
-        self.remember(table, va);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn remember(&mut self, table: Pfn, va: u64) {
-        if let Some([first, second]) = self.stale.get(self.stale_count) {
-            first.store(table.0, Relaxed);
-            second.store(va, Relaxed);
-            self.stale_count += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn protect(&mut self, va: u64, prot: Prot, handle: u64) -> Result<(), Refusal> {
-        self.change(va, handle, Rights::from_bits_retain(prot.bits() & 7), |old, word| {
-            let permitted = match word.kind() {
-                Kind::Data | Kind::Control => !prot.contains(Prot::EXECUTE),
-                Kind::Code => !prot.contains(Prot::WRITE),
-                _ => false,
-            };
-            if permitted { Ok(page_table::leaf(old.pfn(), prot, Leaf::Memory)) } else { Err(Refusal::WrongFrame) }
-        })
-    }
-
-    #[inline(always)]
-    fn mark(&mut self, va: u64, prot: Prot, handle: u64) -> Result<(), Refusal> {
-        let wanted = if prot.contains(Prot::DIRTY) { Rights::POOL_WRITE } else { Rights::POOL_READ };
-        self.change(va, handle, wanted, |mut old, _| {
-            if prot.contains(Prot::DIRTY) && !old.contains(Descriptor::WRITABLE) {
-                return Err(Refusal::WrongFrame);
+            self.stale_count += usize::from(form.op != MapOp::Map);
+            if self.left <= 1 {
+                break;
             }
-            old.set(Descriptor::ACCESSED, prot.contains(Prot::ACCESSED));
-            old.set(Descriptor::READ_ONLY, !prot.contains(Prot::DIRTY));
-            Ok(old)
-        })
-    }
-
-    /// Replaces a valid leaf by one to the same frame: permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
-    #[inline(always)]
-    fn change(
-        &mut self,
-        va: u64,
-        handle: u64,
-        wanted: Rights,
-        new: impl Fn(Descriptor, Word) -> Result<Descriptor, Refusal>,
-    ) -> Result<(), Refusal> {
-        let binding = self.binding(handle)?;
-        if !binding.is(BindingKind::Pool) {
-            return Err(Refusal::WrongKind);
-        }
-        if !binding.permits(wanted) {
-            return Err(Refusal::NoRight);
-        }
-        let m = self.m;
-        let slot = self.slot(va)?;
-        // Hardware may set accessed, then dirty, between the look and the change: it does so twice at most.
-        for _ in 0..4 {
-            let old = slot.load(Relaxed);
-            let descriptor = Descriptor::from_bits_retain(old);
-            if !descriptor.contains(Descriptor::VALID) {
-                return Err(Refusal::NotMapped);
-            }
-            let word = m
-                .frames()
-                .read(descriptor.pfn())
-                .filter(|word| word.pool() == binding.object && word.count() != 0)
-                .ok_or(Refusal::NotYours)?;
-            let new = new(descriptor, word)?.bits();
-            if slot.compare_exchange(old, new, Relaxed, Relaxed).is_ok() {
-                // An entry without the access flag is in no TLB (Arm ARM D8.5.5).
-                if descriptor.contains(Descriptor::ACCESSED) && old != new {
-                    self.remember(Pfn(0), va | CHANGED);
-                }
+            self.left -= 1;
+            self.spend(1)?;
+            self.first += 1 << 12;
+            self.second += u64::from(form.op == MapOp::Map);
+            if self.first & IN_TABLE == 0 {
                 return Ok(());
             }
         }
-        Err(Refusal::InUse)
-    }
-
-    fn install_table(&mut self, va: u64, level: u64, pfn: Pfn, count: u64, handle: u64) -> Result<(), Refusal> {
-        if !(2..=3).contains(&level) || count != 1 {
-            return Err(Refusal::BadArgument);
+        if self.left == 0 && self.rest.len() != 0 {
+            let (rest, like) = (self.rest.as_slice(), (self.first, self.second));
+            let at = self.stale_count;
+            let done = match form.op {
+                MapOp::Map => run(rest, like, form, |form, slot, _, _, second| form.map(slot, second)),
+                MapOp::Unmap => run(rest, like, form, move |form, slot, done, a, b| form.unmap(slot, at + done, a, b)),
+                _ => run(rest, like, form, move |form, slot, done, a, b| form.change(slot, at + done, a, b)),
+            };
+            self.rest = rest.get(done..).unwrap_or_default().iter();
+            self.stale_count += if form.op == MapOp::Map { 0 } else { done };
         }
-        self.spend(TABLE_COST)?;
-        let binding = self.binding(handle)?;
-        if !binding.is(BindingKind::Pool) {
-            return Err(Refusal::WrongKind);
-        }
-        if !binding.permits(Rights::POOL_ALLOC) {
-            return Err(Refusal::NoRight);
-        }
-        // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
-        if binding.object != self.target.pool() {
-            return Err(Refusal::NotYours);
-        }
-        let above = page_table::table_for(self.m, self.target.root(), va, level - 1).ok_or(Refusal::NotMapped)?;
-        let slot = &self.m.words(above)[page_table::index(va, level - 1)];
-        if slot.load(Relaxed) != 0 {
-            return Err(Refusal::AlreadyMapped);
-        }
-        frame::become_object(self.m, binding.object, pfn, Word::table(binding.object, level, self.target.number()))?;
-        // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
-        self.m.publish_descriptors();
-        slot.store(page_table::table(pfn).bits(), Relaxed);
+        self.left = 0;
         Ok(())
     }
 
-    fn remove_table(&mut self, va: u64, level: u64, count: u64, second: u64) -> Result<(), Refusal> {
-        if !(2..=3).contains(&level) || count != 1 || second != 1 << 32 {
-            return Err(Refusal::BadArgument);
+    /// Looks for what is special about a page, and finds out the head that its frame must have. True when that was all.
+    #[inline(always)]
+    fn look(&mut self, form: &mut Form<'_>, slot: &AtomicU64) -> Result<bool, Refusal> {
+        let old = slot.load(Relaxed);
+        let (pfn, whom) = match form.op {
+            MapOp::Map if old & VALID != 0 => return Err(Refusal::AlreadyMapped),
+            MapOp::Map => (Pfn(self.second & PFN), Some(self.target)),
+            _ if old & VALID == 0 => return Err(Refusal::NotMapped),
+            MapOp::Unmap => return Ok(false),
+            _ => (Descriptor::from_bits_retain(old).pfn(), None),
+        };
+        if old != 0 && form.op == MapOp::Map {
+            // This batch unmapped it.
+            self.finish();
         }
-        self.spend(TABLE_COST)?;
-        // Pages that this batch unmapped are still in their slots.
-        self.finish();
-        let above = page_table::table_for(self.m, self.target.root(), va, level - 1).ok_or(Refusal::NotMapped)?;
-        let slot = &self.m.words(above)[page_table::index(va, level - 1)];
-        let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
-        if self.m.words(table).iter().any(|slot| slot.load(Relaxed) != 0) {
-            return Err(Refusal::InUse);
+        let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
+        if word.head() != form.head || word.head() == OUTSIDE.0 {
+            form.head = permit(self.m, self.caller, whom, self.second >> 48, form.wanted, pfn, word)?;
         }
-        self.table = None;
-        slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
-        self.m.publish_descriptors();
-        // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
-        self.m.invalidate_space(self.target.number());
-        self.m.finish_invalidation();
-        slot.store(0, Relaxed);
-        frame::become_data(self.m, table);
-        Ok(())
+        Refusal::WrongFrame.when(form.needed & !old != 0)?;
+        if form.head == OUTSIDE.0 {
+            slot.store(form.set ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
+        }
+        Ok(form.head == OUTSIDE.0)
     }
 
-    /// Second half of the unmaps, and the end of a batch: new descriptors are published, old ones forgotten by every core.
+    /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core.
+    #[inline(always)]
     fn finish(&mut self) {
         self.m.publish_descriptors();
-        if self.stale_count == 0 {
-            return;
+        if self.stale_count != 0 {
+            forget(self.m, self.target, self.stale_count, self.unmaps);
+            self.stale_count = 0;
         }
-        let stale = &self.stale[..self.stale_count.min(self.stale.len())];
-        let asid = self.target.number();
-        if stale.len() > SINGLE_INVALIDATIONS {
-            self.m.invalidate_space(asid);
-        } else {
-            stale.iter().for_each(|[_, va]| self.m.invalidate_page(asid, va.load(Relaxed) & !CHANGED));
-        }
-        self.m.finish_invalidation();
-        for [table, va] in stale {
-            let (table, va) = (Pfn(table.load(Relaxed)), va.load(Relaxed));
-            if va & CHANGED == 0 {
-                let slot = &self.m.words(table)[page_table::index(va, 3)];
-                let pfn = Descriptor::from_bits_retain(slot.load(Relaxed)).pfn();
-                slot.store(0, Relaxed);
-                release(self.m, pfn);
-            }
-        }
-        self.stale_count = 0;
     }
 }
 
-/// One mapping of a frame is gone from every TLB. Device pages outside RAM, and those in its holes, are not counted.
-pub fn release(m: &impl Machine, pfn: Pfn) {
-    if m.frames().read(pfn).is_some_and(|word| word.kind() != Kind::Device) {
-        frame::uncount_mapping(m, pfn);
+/// What the pages of a run have in common.
+#[derive(Clone, Copy)]
+struct Form<'m> {
+    op: MapOp,
+    slots: &'m Words,
+    frames: Frames<'m>,
+    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
+    /// The head of the words of frames that has been permitted, and for what.
+    head: u64,
+    wanted: Rights,
+    /// Bits that a descriptor must have, keeps, and gets.
+    needed: u64,
+    kept: u64,
+    set: u64,
+}
+
+/// Each answers whether there was nothing special about the page, and it is done.
+impl Form<'_> {
+    #[inline(always)]
+    fn map(&self, slot: &AtomicU64, second: u64) -> bool {
+        let pfn = Pfn(second & PFN);
+        let Some(place) = self.frames.word(pfn) else { return false };
+        let word = place.load(Relaxed);
+        let done = Word(word).head() == self.head
+            && slot.load(Relaxed) == 0
+            && place.compare_exchange(word, word + 1, AcqRel, Relaxed).is_ok();
+        if done {
+            slot.store(self.set | pfn.address(), Relaxed);
+        }
+        done
+    }
+
+    /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
+    #[inline(always)]
+    fn unmap(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
+        let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
+        if done {
+            self.stale[at & LIST].store(first & !0xfff, Relaxed);
+        }
+        done
+    }
+
+    /// Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
+    #[inline(always)]
+    fn change(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
+        let old = slot.load(Relaxed);
+        let place = self.frames.word(Descriptor::from_bits_retain(old).pfn());
+        let done = self.needed & !old == 0
+            && second & PFN == 0
+            && place.is_some_and(|place| Word(place.load(Relaxed)).head() == self.head)
+            && slot.compare_exchange(old, old & self.kept | self.set, Relaxed, Relaxed).is_ok();
+        if done {
+            self.stale[at & LIST].store(first & !0xfff | CHANGED, Relaxed);
+        }
+        done
+    }
+}
+
+/// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
+#[inline(never)]
+fn run<'m>(
+    entries: &[[AtomicU64; 2]],
+    like: (u64, u64),
+    form: Form<'m>,
+    page: impl Fn(&Form<'m>, &AtomicU64, usize, u64, u64) -> bool,
+) -> usize {
+    let mut done = 0;
+    for words in entries {
+        // What is not done here is read anew.
+        let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
+        let alike = (first ^ like.0) & !IN_TABLE | (second ^ like.1) >> 32 == 0;
+        if !alike || !page(&form, &form.slots[page_table::index(first, 3)], done, first, second) {
+            break;
+        }
+        done += 1;
+    }
+    done
+}
+
+/// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
+/// for a page of a device, of which that says nothing. A device's page is mapped for `whom`; nobody changes it.
+#[inline(never)]
+fn permit<M: Machine>(
+    m: &M,
+    caller: &Environment,
+    whom: Option<&Environment>,
+    handle: u64,
+    wanted: Rights,
+    pfn: Pfn,
+    word: Word,
+) -> Result<u64, Refusal> {
+    if word.exposed() && wanted == Rights::POOL_READ {
+        return Ok(word.head());
+    }
+    let binding = binding::read(m, caller, handle)?;
+    binding.check(m, Rights::empty())?;
+    let device = whom.filter(|_| binding.is(BindingKind::Device));
+    Refusal::WrongKind.when(device.is_none() && !binding.is(BindingKind::Pool))?;
+    Refusal::NoRight.when(!binding.permits(wanted))?;
+    if let Some(whom) = device {
+        // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
+        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.kernel_device(pfn))?;
+        Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
+        if m.uart() == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
+            let claimed = m.uart_owner().compare_exchange(0, whom.number(), AcqRel, Acquire);
+            Refusal::InUse.when(claimed.is_err_and(|owner| owner != whom.number()))?;
+        }
+        return Ok(OUTSIDE.0);
+    }
+    Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
+    match word.kind() {
+        Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
+        Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
+        _ => Err(Refusal::WrongFrame),
+    }
+}
+
+/// The entry of a table of `level - 1` where a table of `level` for `va` is, or could be.
+fn table_slot<'m>(m: &'m impl Machine, target: &Environment, va: u64, level: u64) -> Result<&'m AtomicU64, Refusal> {
+    let above = page_table::table_for(m, target.root(), va, level - 1).ok_or(Refusal::NotMapped)?;
+    Ok(&m.words(above)[page_table::index(va, level - 1)])
+}
+
+#[inline(never)]
+fn install_table(
+    m: &impl Machine,
+    caller: &Environment,
+    target: &Environment,
+    va: u64,
+    level: u64,
+    handle: u64,
+    pfn: Pfn,
+) -> Result<(), Refusal> {
+    let binding = binding::find(m, caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
+    // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
+    Refusal::NotYours.when(binding.object != target.pool())?;
+    let slot = table_slot(m, target, va, level)?;
+    Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
+    frame::become_object(m, binding.object, pfn, Word::table(binding.object, level, target.number()))?;
+    // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
+    m.publish_descriptors();
+    slot.store(page_table::table(pfn).bits(), Relaxed);
+    Ok(())
+}
+
+#[inline(never)]
+fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> Result<(), Refusal> {
+    let slot = table_slot(m, target, va, level)?;
+    let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
+    Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
+    slot.fetch_and(!VALID, Relaxed);
+    m.publish_descriptors();
+    // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
+    m.invalidate_space(target.number());
+    m.finish_invalidation();
+    slot.store(0, Relaxed);
+    frame::become_data(m, table);
+    Ok(())
+}
+
+/// All cores' TLBs forget the first `count` pages of the core's list; then the slots of those that were unmapped are emptied and their frames counted less.
+#[inline(never)]
+fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
+    let stale = m.core().stale.get(..count).unwrap_or_default();
+    if count > SINGLE_INVALIDATIONS {
+        m.invalidate_space(target.number());
+    } else {
+        stale.iter().for_each(|va| m.invalidate_page(target.number(), va.load(Relaxed)));
+    }
+    m.finish_invalidation();
+    if !unmaps {
+        return;
+    }
+    let (frames, mut known, mut slots) = (*m.frames(), NO_HEAD, m.words(target.root()));
+    for va in stale {
+        let va = va.load(Relaxed);
+        if va & CHANGED != 0 {
+            continue;
+        }
+        if va >> 21 != known {
+            let Some(table) = page_table::table_for(m, target.root(), va, 3) else { continue };
+            (known, slots) = (va >> 21, m.words(table));
+        }
+        let slot = &slots[page_table::index(va, 3)];
+        let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
+        slot.store(0, Relaxed);
+        release(&frames, leaf);
+    }
+}
+
+/// One mapping of a frame is gone from every TLB. Pages of devices are not counted.
+#[inline(always)]
+pub fn release(frames: &Frames, leaf: Descriptor) {
+    if let Some(place) = frames.word(leaf.pfn())
+        && !leaf.contains(Descriptor::DEVICE)
+    {
+        place.fetch_sub(1, Release);
     }
 }

@@ -35,61 +35,51 @@ pub enum Rule {
     EnvironmentsAreListed = 10,
 }
 
-const fn broken(rule: Rule) -> u64 {
-    BROKEN | (rule as u64) << 32
-}
-
 /// Checks one frame: see [`exo_abi::exposed::audit`].
 pub fn frame(m: &impl Machine, pfn: Pfn) -> Result<u64, Refusal> {
     let word = m.frames().read(pfn).ok_or(Refusal::BadArgument)?;
     let more = if m.frames().read(Pfn(pfn.0 + 1)).is_some() { MORE } else { 0 };
-    let found = match word.kind() {
-        Kind::Busy => broken(Rule::NoFrameIsBusy),
-        Kind::Free if word.count() != 0 => broken(Rule::FreeIsUncounted),
-        Kind::Table => table(m, pfn, word),
-        Kind::Environment => {
-            let number = m.environment(pfn).number();
-            let listed = environment::by_number(m, number).is_some_and(|environment| environment.frame() == pfn);
-            if listed { 0 } else { broken(Rule::EnvironmentsAreListed) }
-        }
-        Kind::Bindings | Kind::Device => 0,
-        _ => word.count(),
-    };
-    Ok(found | more)
+    Ok(more | check(m, pfn, word).unwrap_or_else(|rule| BROKEN | (rule as u64) << 32))
 }
 
-fn table(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
+fn check(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
+    match word.kind() {
+        Kind::Busy => Err(Rule::NoFrameIsBusy),
+        Kind::Free if word.count() != 0 => Err(Rule::FreeIsUncounted),
+        Kind::Table => table(m, pfn, word),
+        Kind::Environment => {
+            let listed = environment::by_number(m, m.environment(pfn).number());
+            listed.filter(|listed| listed.frame() == pfn).map(|_| 0).ok_or(Rule::EnvironmentsAreListed)
+        }
+        Kind::Bindings | Kind::Device => Ok(0),
+        _ => Ok(word.count()),
+    }
+}
+
+fn table(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
     let owner = environment::by_number(m, word.environment());
     if owner.is_none_or(|owner| (owner.root() == pfn) != (word.level() == 1)) {
-        return broken(Rule::TablesHaveOwners);
+        return Err(Rule::TablesHaveOwners);
     }
     let mut leaves = 0;
     for (index, slot) in m.words(pfn).iter().enumerate() {
         let entry = Descriptor::from_bits_retain(slot.load(Relaxed));
         if word.level() == 1 && index == 511 {
             if entry != page_table::window(pfn) {
-                return broken(Rule::WindowIsTheRoot);
+                return Err(Rule::WindowIsTheRoot);
             }
         } else if !entry.contains(Descriptor::VALID) {
             continue;
-        } else if word.level() < 3 {
-            let below = m.frames().read(entry.pfn());
-            let right = below.is_some_and(|below| {
-                below.kind() == Kind::Table
-                    && below.level() == word.level() + 1
-                    && below.environment() == word.environment()
-            });
-            if !right || entry != page_table::table(entry.pfn()) {
-                return broken(Rule::UpperEntriesAreTables);
-            }
+        } else if word.level() == 3 {
+            leaves += leaf(m, entry)?;
         } else {
-            match leaf(m, entry) {
-                Ok(counted) => leaves += counted,
-                Err(rule) => return broken(rule),
+            let below = Word::table(word.pool(), word.level() + 1, word.environment());
+            if m.frames().read(entry.pfn()) != Some(below) || entry != page_table::table(entry.pfn()) {
+                return Err(Rule::UpperEntriesAreTables);
             }
         }
     }
-    TABLE | leaves
+    Ok(TABLE | leaves)
 }
 
 /// Checks a leaf; answers 1 if its frame counts it, 0 for device pages.

@@ -2,7 +2,7 @@
 
 use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
-use crate::frame::{self, Allocated, Kind, Zero};
+use crate::frame::{self, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
 use crate::word;
@@ -158,7 +158,7 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
         return (refusal as u64, 0);
     }
     let (result, progress) = address_space::apply(m, environment, environment, own_control(m), count);
-    (result.err().map_or(0, |refusal| refusal as u64), progress.entries)
+    (result.err().map_or(0, |refusal| refusal as u64), progress & 0xffff_ffff)
 }
 
 /// A bounded argument.
@@ -263,7 +263,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let target = self.env(0, Rights::ENV_MAP)?;
         let count = self.batch()?;
         let (result, progress) = address_space::apply(self.m, self.environment, target, own_control(self.m), count);
-        self.results = [progress.entries, progress.pages];
+        self.results = [progress & 0xffff_ffff, progress >> 32];
         result
     }
 
@@ -284,8 +284,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
                 false if always => Zero::Always,
                 false => Zero::WhenNew,
             };
-            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|allocated| {
-                zeroed += u64::from(allocated == Allocated::Zeroed);
+            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|frames| {
+                zeroed += frames;
                 self.results[0] += 1;
             });
         }
@@ -375,7 +375,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
             bindings: Pfn(self.x[5]),
             supervisor: self.m.core().running(),
         };
-        environment::create(self.m, self.environment, parts.supervisor, &parts, self.x[6])
+        environment::create(self.m, self.environment, &parts, self.x[6])
     }
 
     fn env_destroy(&self) -> Result<(), Refusal> {
@@ -396,7 +396,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn names_give(&self) -> Result<(), Refusal> {
         let target = self.env(0, Rights::ENV_MAP)?;
-        environment::give_names(self.m, self.environment.number(), target.number(), self.x[1], self.x[2], self.x[3])
+        environment::give_names(self.m, self.environment.number(), target, self.x[1], self.x[2], self.x[3])
     }
 
     fn vcore_create(&self) -> Result<(), Refusal> {

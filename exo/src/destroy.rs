@@ -1,86 +1,80 @@
 //! The end of environments and pools, in bounded steps.
 //!
 //! How far it is stands in the object, not in the caller's cursor, which could lie. Each call does one step under the environment's lock and answers `Again` until the last.
+//! Memory ends by scans of frame words, which say all there is to know: whose a frame is, what it is used for, how often it is mapped. A scan looks at no more than the
+//! span of frames that the pool ever had, unless others map some of them.
 
 use crate::address_space;
 use crate::binding;
 use crate::environment::{self, Environment};
-use crate::frame::{self, Kind};
+use crate::frame::{self, Kind, Word};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::page_table;
-use crate::pool::{self, State};
+use crate::pool::{self, State, UNIT};
 use crate::slice;
 use crate::vcore::{self, VcoreRef};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::{name_kind, stop_reason};
 use exo_abi::page::Descriptor;
-use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn, Refusal};
+use exo_abi::{MAX_POOLS, Pfn, Refusal};
 
 /// Frame words looked at in one step.
 const WORDS_PER_STEP: u64 = 512;
-/// Frames freed in one step.
+/// Frames freed in one step; a table counts as much.
 const FREED_PER_STEP: u64 = 64;
-/// Descriptors looked at in one step: a table.
-const ENTRIES: usize = 512;
 
-/// Steps of an environment's end, in the upper half of [`Environment::dying`]; the lower half is the place within the step.
-mod phase {
+/// Steps of an environment's end, in [`Environment::dying`].
+pub mod step {
+    /// Its vcores stop.
     pub const STOP: u64 = 1;
-    pub const TABLES: u64 = 2;
-    pub const SHARED_POOLS: u64 = 3;
+    /// It is taken apart.
+    pub const PARTS: u64 = 2;
+    /// Its pool's frames become free.
+    pub const FRAMES: u64 = 3;
+    /// Children, shared pools and numbers, if it has any: one step for each kind of number.
     pub const NAMES: u64 = 4;
-    pub const OBJECTS: u64 = 5;
-    pub const POOL: u64 = 6;
-    pub const END: u64 = 7;
-}
-
-const fn progress(phase: u64, place: u64) -> u64 {
-    phase << 32 | place
+    /// The last of these.
+    pub const LAST: u64 = 6;
 }
 
 /// One step of the destruction of an environment; `Ok` when nothing of it is left.
 pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) -> Result<(), Refusal> {
     let guard = dying.lock.lock();
-    let word = dying.dying.load(Acquire);
-    let (step, place) = (word >> 32, word & 0xffff_ffff);
-    let next = match step {
-        0 => progress(phase::STOP, 0),
-        phase::STOP => stop(m, dying)?,
-        phase::TABLES => tables(m, dying, place),
-        phase::SHARED_POOLS => shared_pools(m, dying)?,
-        phase::NAMES => names(m, caller, dying, place),
-        phase::OBJECTS => objects(m, dying)?,
-        phase::POOL => {
-            // The frame of the environment itself is the last: it holds this progress and this lock.
-            free_frames(m, dying.pool(), 1)?;
-            progress(phase::END, 0)
-        }
+    let now = dying.dying.load(Acquire).max(step::STOP);
+    dying.dying.store(now, Release);
+    match now {
+        step::STOP => stop(m, dying)?,
+        step::PARTS => take_apart(m, dying),
+        // The frame of the environment itself is the last: it holds this progress and this lock.
+        step::FRAMES => free_frames(m, dying.pool(), 1)?,
+        step::NAMES..=step::LAST => names(m, caller, dying, now - step::NAMES)?,
         _ => return Err(Refusal::Again),
-    };
-    dying.dying.store(next, Release);
+    }
+    let last = if dying.has_names.load(Relaxed) == 0 { step::FRAMES } else { step::LAST };
+    dying.dying.store(if now == last { u64::MAX } else { now + 1 }, Release);
     // The lock is let go before the frame it lies in may become somebody else's.
     drop(guard);
-    if next == progress(phase::END, 0) {
-        end(m, caller, dying);
-        return Ok(());
-    }
-    Err(Refusal::Again)
+    Refusal::Again.when(now != last)?;
+    end(m, caller, dying);
+    Ok(())
 }
 
 /// Every vcore stops, its positions are free, no line leads to it, the UART returns.
-fn stop(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
+fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
     for (index, vcore) in dying.vcores.iter().enumerate() {
         let reference = VcoreRef::new(dying.frame(), index as u64);
-        if vcore.word().is(vcore::State::None) {
+        if vcore.word().state() == vcore::State::None {
             continue;
         }
-        match vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) {
-            Err(Refusal::Again) => return Err(Refusal::Again),
-            _ => release_slices(m, reference),
+        Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
+        if let Some(core) = m.core_at(vcore.home()) {
+            let slots = vcore.slots.load(Acquire);
+            (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
+                let _ = slice::release(m, core, position);
+            });
         }
-        if m.core().fp.load(Relaxed) == reference.0 {
-            m.core().fp.store(0, Relaxed);
+        if m.core().fp.compare_exchange(reference.0, 0, Relaxed, Relaxed).is_ok() {
             m.drop_fp();
         }
     }
@@ -90,272 +84,193 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
     if m.uart_owner().compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();
     }
-    if !m.quiesced() {
-        return Err(Refusal::Again);
-    }
+    Refusal::Again.when(!m.quiesced())?;
     // Nobody runs in it any more: from here no TLB may hold anything of it.
     m.invalidate_space(dying.number());
     m.finish_invalidation();
-    Ok(progress(phase::TABLES, 0))
+    Ok(())
 }
 
-/// Frees all positions of a vcore.
-fn release_slices(m: &impl Machine, reference: VcoreRef) {
-    let vcore = m.vcore(reference);
-    if let Some(core) = m.core_at(vcore.home()) {
-        let slots = vcore.slots.load(Acquire);
-        (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
-            let _ = slice::release(m, core, position);
-        });
-    }
-}
-
-/// Takes down one level-3 table, or one level-2 table, or the walk's next entry. `place`: root index in bits 17:9, level-2 index in 8:0.
-fn tables(m: &impl Machine, dying: &Environment, place: u64) -> u64 {
-    let root = m.words(dying.root());
-    let (mut first, mut second) = ((place >> 9) as usize, (place & 511) as usize);
-    while first < 511 {
-        let Some(table_2) = page_table::next_table(&root[first]) else {
-            (first, second) = (first + 1, 0);
-            continue;
-        };
-        let entries = m.words(table_2);
-        while second < ENTRIES {
-            if let Some(table_3) = page_table::next_table(&entries[second]) {
-                for slot in m.words(table_3) {
-                    let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
-                    if leaf.contains(Descriptor::VALID) {
-                        slot.store(0, Relaxed);
-                        address_space::release(m, leaf.pfn());
-                    }
-                }
-                entries[second].store(0, Relaxed);
-                frame::become_data(m, table_3);
-                return progress(phase::TABLES, (first as u64) << 9 | second as u64);
+/// Children, then numbers pass to the supervisor, or to who destroys the first environment. Children first: one that ends meanwhile must not leave its numbers here.
+fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64) -> Result<(), Refusal> {
+    let number = dying.number();
+    let supervisor = VcoreRef(dying.supervisor.load(Relaxed));
+    let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
+    heir.has_names.store(1, Relaxed);
+    if kind == name_kind::ENVIRONMENTS {
+        shared_pools(m, number, dying.pool())?;
+        for child in environment::all(m) {
+            let told = VcoreRef(child.supervisor.load(Relaxed));
+            if told.environment() == dying.frame() && child.number() != number {
+                child.supervisor.store(supervisor.0, Release);
             }
-            second += 1;
         }
-        root[first].store(0, Relaxed);
-        frame::become_data(m, table_2);
-        return progress(phase::TABLES, (first as u64 + 1) << 9);
     }
-    progress(phase::SHARED_POOLS, 0)
+    (1..environment::names(kind)?).filter(|name| environment::owner_of(m, kind, *name).0 == number).for_each(|name| {
+        environment::give_name(m, kind, name, heir.number());
+    });
+    Ok(())
 }
 
 /// The shared pools it made end with it: their root bindings are in its table only, so nobody could ever take their frames back.
 /// What the kernel made (it has no parent) stays.
-fn shared_pools(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
-    let ends = |number: &u64| {
-        let identity = pool::pool(m, *number).identity();
-        identity.owner() == dying.number()
-            && identity.parent() != 0
-            && *number != dying.pool()
-            && matches!(identity.state(), State::Shared | State::Dying)
-    };
-    let Some(number) = (1..MAX_POOLS).find(ends) else { return Ok(progress(phase::NAMES, 0)) };
-    if pool::pool(m, number).identity().state() == State::Shared {
-        begin_pool(m, number);
+fn shared_pools(m: &impl Machine, owner: u64, own: u64) -> Result<(), Refusal> {
+    for number in (1..MAX_POOLS).filter(|number| *number != own) {
+        let identity = pool::pool(m, number).identity();
+        let made = identity.owner() == owner && identity.parent() != 0;
+        if made && identity.state() == State::Shared {
+            begin_pool(m, number);
+        }
+        if made && matches!(identity.state(), State::Shared | State::Dying) {
+            return shared_pool(m, number).and(Err(Refusal::Again));
+        }
     }
-    pool::pass_children_on(m, number);
-    shared_pool(m, number)?;
-    Err(Refusal::Again)
+    Ok(())
 }
 
-/// Children, then numbers pass to the supervisor, or to who destroys the first environment. Children first: one that ends meanwhile must not leave its numbers here.
-fn names(m: &impl Machine, caller: &Environment, dying: &Environment, place: u64) -> u64 {
-    let number = dying.number();
-    let supervisor = VcoreRef(dying.supervisor.load(Relaxed));
-    let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
-    let (kind, end) = match place {
-        1 => (name_kind::ENVIRONMENTS, MAX_ENVIRONMENTS),
-        2 => (name_kind::POOLS, MAX_POOLS),
-        3 => (name_kind::CELLS, MAX_CELLS),
-        4.. => return progress(phase::OBJECTS, 0),
-        0 => {
-            for other in 1..MAX_ENVIRONMENTS {
-                if let Some(child) = environment::by_number(m, other)
-                    && VcoreRef(child.supervisor.load(Relaxed)).environment() == dying.frame()
-                    && other != number
-                {
-                    child.supervisor.store(supervisor.0, Release);
-                }
-            }
-            return progress(phase::NAMES, 1);
+/// What the environment consists of is free, but for its own frame and level-3 tables. Nobody can map the pool's frames any more, and whoever has them next finds zeros:
+/// nothing needs to be zeroed here.
+fn take_apart(m: &impl Machine, dying: &Environment) {
+    let number = dying.pool();
+    begin_pool(m, number);
+    for vcore in dying.vcores.iter().filter(|vcore| vcore.word().state() != vcore::State::None) {
+        // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
+        if let Some(word) = m.frames().word(vcore.control_frame()) {
+            word.fetch_sub(Word::new(0, Kind::Control, 0).0 - Word::new(0, Kind::Data, 0).0, AcqRel);
         }
-    };
-    for name in 1..end {
-        if environment::owner_of(m, kind, name).0 == number {
-            environment::give_name(m, kind, name, heir.number());
-        }
+        vcore.state.store(0, Release);
     }
-    progress(phase::NAMES, place + 1)
+    let root = dying.root();
+    dying.space.store(0, Release);
+    let bindings = dying.binding_frames.iter().map(|frame| Pfn(frame.swap(0, AcqRel))).filter(|frame| frame.0 != 0);
+    let tables = m.words(root)[..511].iter().filter_map(page_table::next_table);
+    bindings.chain(tables).for_each(|frame| free(m, frame, number));
+    free(m, root, number);
 }
 
-/// Control pages, binding tables and the root table become data of their pool.
-fn objects(m: &impl Machine, dying: &Environment) -> Result<u64, Refusal> {
-    for vcore in &dying.vcores {
-        if !vcore.word().is(vcore::State::None) {
-            frame::become_data(m, vcore.control_frame());
-            vcore.state.store(0, Release);
-            // Zeroing a page is long: one a step.
-            return Err(Refusal::Again);
-        }
-    }
-    for frame in &dying.binding_frames {
-        let pfn = frame.swap(0, AcqRel);
-        if pfn != 0 {
-            frame::become_data(m, Pfn(pfn));
-            return Err(Refusal::Again);
-        }
-    }
-    frame::become_data(m, dying.root());
-    begin_pool(m, dying.pool());
-    // Child quotas count as use: they are its parent's first, or the use would never fall.
-    pool::pass_children_on(m, dying.pool());
-    Ok(progress(phase::POOL, 0))
+/// A frame of a dying pool is nobody's.
+fn free(m: &impl Machine, pfn: Pfn, number: u64) {
+    frame::release(m, pfn);
+    pool::pool(m, number).uncharge(1);
 }
 
 /// The environment's number, cell and pool end, and its frame is free.
 fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
-    let heir = match binding::value(m, dying.cell.load(Relaxed)) & 0x7fff {
-        owner if environment::by_number(m, owner).is_some() => owner,
-        _ => caller.number(),
-    };
-    let (number, pool, cell, frame) = (dying.number(), dying.pool(), dying.cell.load(Relaxed), dying.frame());
-    let pool_cell = pool::pool(m, pool).identity().cell();
+    let (pool, cell) = (dying.pool(), dying.cell.load(Relaxed));
+    let owner = binding::owner(m, cell);
+    let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
     binding::bump(m, cell, heir);
-    binding::bump(m, pool_cell, heir);
-    environment::forget_number(m, number);
-    pool::pool(m, pool).uncharge(1);
+    binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
+    environment::forget_number(m, dying.number());
+    free(m, dying.frame(), pool);
     pool::end(m, pool);
-    frame::release(m, frame);
 }
 
-/// A pool's bindings are dead from here on.
+/// A pool's bindings are dead from here on, and its children its parent's: their quotas count as use, which would never fall.
 pub fn begin_pool(m: &impl Machine, number: u64) {
     let pool = pool::pool(m, number);
     let identity = pool.identity();
-    let owner = binding::value(m, identity.cell()) & 0x7fff;
-    binding::bump(m, identity.cell(), owner | binding::OBJECT);
+    binding::bump(m, identity.cell(), binding::value(m, identity.cell()) & 0x7fff | binding::OBJECT);
     let _ = pool.change(identity, identity.in_state(State::Dying));
-    pool.minimum.store(0, Relaxed);
+    pool.set_progress(0);
+    pool::pass_children_on(m, number);
 }
 
-/// Places of a dying pool's scan, in the upper half of its `minimum`.
+/// Scans of a dying pool, in the low bits of its progress; above, the next unit of frames.
 mod scan {
-    // 0: the first pass frees what nobody maps.
-    pub const SWEEP: u64 = 1;
-    pub const FREE_REST: u64 = 2;
+    // 0: its own tables go.
+    /// What nobody maps becomes free.
+    pub const FREE: u64 = 1;
+    /// Others' mappings of its frames go, wherever they are.
+    pub const SWEEP: u64 = 2;
 }
 
 /// One step of the destruction of a pool's frames: `Ok` when none carries its number any more, but for `rest` that are the caller's matter.
 pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refusal> {
-    let pool = pool::pool(m, number);
-    let word = pool.minimum.load(Acquire);
-    let (step, place) = (word >> 32, word & 0xffff_ffff);
-    let frames = m.frames();
-    let end = frames.words.len() as u64;
-    let (mut next, stop) = (place, end.min(place + WORDS_PER_STEP));
-    if step == scan::SWEEP {
-        while next < stop {
-            let pfn = Pfn(frames.first + next);
-            next += 1;
-            if sweep_table(m, pfn, number) {
-                break;
-            }
-        }
-    } else {
-        let mut freed = 0;
-        for word in frames.words.get(place as usize..stop as usize).unwrap_or(&[]) {
-            let pfn = Pfn(frames.first + next);
-            next += 1;
-            // One look at each word: most are somebody else's.
-            if frame::Word(word.load(Relaxed)).pool() == number {
-                freed += free_frame(m, pfn, number);
-                if freed == FREED_PER_STEP {
-                    break;
-                }
-            }
+    let (pool, frames) = (pool::pool(m, number), m.frames());
+    let progress = pool.progress();
+    let (scan, unit) = (progress & 3, progress >> 2);
+    let (first, end) = if scan == scan::SWEEP { (0, frames.words.len() as u64) } else { pool.span() };
+    let mut at = first.max(unit * UNIT);
+    let (stop, mut freed) = (end.min(at + WORDS_PER_STEP), 0);
+    while at < stop && freed < FREED_PER_STEP {
+        let pfn = Pfn(frames.first + at);
+        at += 1;
+        // One look at each word: most are somebody else's.
+        let Some(word) = frames.read(pfn) else { continue };
+        if scan != scan::FREE && word.is_table(3) {
+            freed += clear_table(m, pfn, word, number);
+        } else if scan == scan::FREE && word.pool() == number {
+            freed += free_frame(m, pfn, word);
         }
     }
-    if next < end {
-        pool.minimum.store(step << 32 | next, Release);
-        return Err(Refusal::Again);
-    }
-    let (used, _) = pool.account();
-    if used <= rest {
-        return Ok(());
-    }
-    // A child that was being made when this pool began to end.
-    pool::pass_children_on(m, number);
-    let after = if step == scan::SWEEP { scan::FREE_REST } else { scan::SWEEP };
-    pool.minimum.store(after << 32, Release);
+    pool.set_progress(match scan {
+        // What is looked at twice is not the pool's any more.
+        _ if at < end => scan | (at / UNIT) << 2,
+        scan::FREE if pool.account().0 <= rest => return Ok(()),
+        scan::FREE => {
+            // A child that was being made when this pool began to end.
+            pool::pass_children_on(m, number);
+            scan::SWEEP
+        }
+        _ => scan::FREE,
+    });
     Err(Refusal::Again)
 }
 
-/// Frees a frame of the pool that nobody maps. Answers how many were freed.
-fn free_frame(m: &impl Machine, pfn: Pfn, number: u64) -> u64 {
-    let Some(word) = m.frames().read(pfn).filter(|word| word.pool() == number) else { return 0 };
+/// Frees a frame of a dying pool that nobody maps. Answers how many were freed.
+fn free_frame(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
     match word.kind() {
-        Kind::Free => {
-            // It remembers the pool: a new one with this number must not take its contents for its own.
-            let _ = m.frames().change(pfn, word, frame::Word::new(0, Kind::Free, 0));
-            0
-        }
+        // It remembers the pool: a new one with this number must not take its contents for its own.
+        Kind::Free => m.frames().change(pfn, word, Word::new(0, Kind::Free, 0)).map_or(0, |()| 0),
         Kind::Data | Kind::Code if word.count() == 0 => {
-            frame::release(m, pfn);
-            pool::pool(m, number).uncharge(1);
+            free(m, pfn, word.pool());
             1
         }
-        // Mapped somewhere: the sweep comes first. Kernel objects are made of an environment's own pool only, and are data again by now.
+        // Mapped somewhere: the sweep comes first. Kernel objects are made of an environment's own pool only, and went with it.
         _ => 0,
     }
 }
 
-/// If the frame is a level-3 table: removes all mappings of the pool's frames from it. Answers whether it was one that had some.
-fn sweep_table(m: &impl Machine, pfn: Pfn, number: u64) -> bool {
-    let Some(word) = m.frames().read(pfn) else { return false };
-    if word.kind() != Kind::Table || word.level() != 3 {
-        return false;
-    }
-    let Some(environment) = environment::by_number(m, word.environment()) else { return false };
-    let _guard = environment.lock.lock();
-    if m.frames().read(pfn) != Some(word) {
-        return false;
-    }
-    let of_pool = |slot: &core::sync::atomic::AtomicU64| {
-        let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
-        let counted = m.frames().read(leaf.pfn()).is_some_and(|word| word.pool() == number && !word.exposed());
-        (leaf.bits() != 0 && counted).then_some(leaf.pfn())
-    };
+/// Removes all mappings of pool `number`'s frames from a level-3 table; if the table is the pool's own, it goes altogether. Answers what that counts as.
+fn clear_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     let table = m.words(pfn);
-    let mut any = false;
-    for slot in table {
-        if of_pool(slot).is_some() {
-            slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
-            any = true;
+    let leaf = |slot: &AtomicU64| Descriptor::from_bits_retain(slot.load(Relaxed));
+    if word.pool() == number {
+        // No TLB holds anything of its environment.
+        for slot in table.iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
+            address_space::release(m.frames(), leaf(slot));
+            slot.store(0, Relaxed);
         }
+        free(m, pfn, number);
+        return FREED_PER_STEP;
     }
-    if any {
-        m.publish_descriptors();
-        m.invalidate_space(environment.number());
-        m.finish_invalidation();
-        for slot in table.iter().filter(|slot| slot.load(Relaxed) & Descriptor::VALID.bits() == 0) {
-            if let Some(frame) = of_pool(slot) {
-                slot.store(0, Relaxed);
-                address_space::release(m, frame);
-            }
-        }
+    let Some(environment) = environment::by_number(m, word.environment()) else { return 0 };
+    let _guard = environment.lock.lock();
+    let of_pool = |slot: &&AtomicU64| {
+        leaf(slot).bits() != 0 && m.frames().read(leaf(slot).pfn()).is_some_and(|word| word.pool() == number)
+    };
+    if m.frames().read(pfn) != Some(word) || !table.iter().any(|slot| of_pool(&slot)) {
+        return 0;
     }
-    any
+    for slot in table.iter().filter(of_pool) {
+        slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
+    }
+    m.publish_descriptors();
+    m.invalidate_space(environment.number());
+    m.finish_invalidation();
+    for slot in table.iter().filter(of_pool) {
+        address_space::release(m.frames(), leaf(slot));
+        slot.store(0, Relaxed);
+    }
+    FREED_PER_STEP
 }
 
 /// One step of `pool_destroy`; the pool is no environment's own and has no children.
 pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
-    let owner = binding::value(m, cell) & 0x7fff;
-    binding::bump(m, cell, owner);
+    binding::bump(m, cell, binding::owner(m, cell));
     pool::end(m, number);
     Ok(())
 }

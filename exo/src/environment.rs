@@ -32,12 +32,14 @@ pub struct Environment {
     pub supervisor: AtomicU64,
     /// Its own frame.
     own_frame: AtomicU64,
+    /// It may own numbers, and so have children and shared pools.
+    pub has_names: AtomicU64,
     /// [`crate::destroy`]'s progress; 0: it lives.
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 47],
+    reserved: [AtomicU64; 46],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -115,70 +117,51 @@ pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
     (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
 }
 
+/// All living environments.
+pub fn all(m: &impl Machine) -> impl Iterator<Item = &Environment> {
+    (1..MAX_ENVIRONMENTS).filter_map(|number| by_number(m, number))
+}
+
 /// Ends the use of a number; its owner keeps it.
 pub fn forget_number(m: &impl Machine, number: u64) {
     m.tables().environments[number as usize].fetch_and(!FRAME_MASK, AcqRel);
 }
 
 /// Creates an environment. Everything is checked before the first change, and what two callers could both want is claimed in an order that can be undone.
-pub fn create(
-    m: &impl Machine,
-    caller: &Environment,
-    supervisor: VcoreRef,
-    parts: &Parts,
-    slot: u64,
-) -> Result<(), Refusal> {
+pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
     let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
     let old = entry.load(Acquire);
-    if old >> 48 != caller.number() || parts.number == 0 {
-        return Err(Refusal::NotYours);
-    }
-    if old & FRAME_MASK != 0 {
-        return Err(Refusal::InUse);
-    }
+    Refusal::NotYours.when(old >> 48 != caller.number() || parts.number == 0)?;
+    Refusal::InUse.when(old & FRAME_MASK != 0)?;
     binding::check_cell(m, parts.cell, caller.number())?;
     binding::check_empty(m, caller, slot)?;
-    for pfn in [parts.frame, parts.root, parts.bindings] {
-        if frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data {
-            return Err(Refusal::WrongFrame);
-        }
+    let frames = [parts.frame, parts.root, parts.bindings];
+    for pfn in frames {
+        Refusal::WrongFrame.when(frame::unmapped(m, parts.pool, pfn)?.kind() != Kind::Data)?;
     }
-    if parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings {
-        return Err(Refusal::BadArgument);
-    }
-    let identity = pool::pool(m, parts.pool).identity();
-    if identity.state() != pool::State::Shared {
-        return Err(Refusal::InUse);
-    }
+    Refusal::BadArgument
+        .when(parts.frame == parts.root || parts.frame == parts.bindings || parts.root == parts.bindings)?;
+    let pool = pool::pool(m, parts.pool);
+    let identity = pool.identity();
+    Refusal::InUse.when(identity.state() != pool::State::Shared)?;
     // From here each step claims one thing by an atomic; a lost race undoes the ones before.
     entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
-    if let Err(refusal) = pool::pool(m, parts.pool).change(identity, identity.in_state(pool::State::Own)) {
-        entry.store(old, Release);
-        return Err(refusal);
-    }
-    let busy = Word::new(parts.pool, Kind::Busy, 0);
-    let frames = [parts.frame, parts.root, parts.bindings];
+    pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
-        if let Err(refusal) = frame::become_object(m, parts.pool, *pfn, busy) {
+        frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
             frames[..done].iter().for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
-            let _ = pool::pool(m, parts.pool).change(identity.in_state(pool::State::Own), identity);
+            let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
-            return Err(refusal);
-        }
+        })?;
     }
     binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
-    let child = establish(m, &Parts { supervisor, ..*parts });
-    let own = Binding::new(
-        m,
-        BindingKind::Env,
-        Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT,
-        parts.cell,
-        parts.frame.0,
-    );
-    binding::write(m, child, Handle::SELF.0 as u64, &own)?;
-    let pool_binding = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
-    binding::write(m, child, Handle::POOL.0 as u64, &pool_binding)?;
-    binding::write(m, caller, slot, &own.with(Rights::EVERYTHING))
+    let child = establish(m, parts);
+    let whole = Binding::new(m, BindingKind::Env, Rights::EVERYTHING, parts.cell, parts.frame.0);
+    let rights = Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT;
+    binding::write(m, child, Handle::SELF.0 as u64, &whole.with(rights))?;
+    let own_pool = Binding::new(m, BindingKind::Pool, Rights::EVERYTHING, identity.cell(), parts.pool);
+    binding::write(m, child, Handle::POOL.0 as u64, &own_pool)?;
+    binding::write(m, caller, slot, &whole)
 }
 
 /// The environment in a frame, unless it is being destroyed.
@@ -198,28 +181,36 @@ pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Re
     Ok(place as u64 + 1)
 }
 
-/// Hands unused numbers over: all are checked first.
-pub fn give_names(m: &impl Machine, from: u64, to: u64, kind: u64, first: u64, count: u64) -> Result<(), Refusal> {
-    let end = match kind {
-        name_kind::ENVIRONMENTS => MAX_ENVIRONMENTS,
-        name_kind::POOLS => MAX_POOLS,
-        name_kind::CELLS => MAX_CELLS,
-        _ => return Err(Refusal::BadArgument),
-    };
-    if count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first {
-        return Err(Refusal::BadArgument);
+/// The end of the numbers of a kind.
+pub fn names(kind: u64) -> Result<u64, Refusal> {
+    match kind {
+        name_kind::ENVIRONMENTS => Ok(MAX_ENVIRONMENTS),
+        name_kind::POOLS => Ok(MAX_POOLS),
+        name_kind::CELLS => Ok(MAX_CELLS),
+        _ => Err(Refusal::BadArgument),
     }
+}
+
+/// Hands unused numbers over: all are checked first.
+pub fn give_names(
+    m: &impl Machine,
+    from: u64,
+    to: &Environment,
+    kind: u64,
+    first: u64,
+    count: u64,
+) -> Result<(), Refusal> {
+    let end = names(kind)?;
+    Refusal::BadArgument
+        .when(count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first)?;
     let numbers = first..first + count;
     for number in numbers.clone() {
         let (owner, used) = owner_of(m, kind, number);
-        if owner != from {
-            return Err(Refusal::NotYours);
-        }
-        if used {
-            return Err(Refusal::InUse);
-        }
+        Refusal::NotYours.when(owner != from)?;
+        Refusal::InUse.when(used)?;
     }
-    numbers.for_each(|number| give_name(m, kind, number, to));
+    to.has_names.store(1, Relaxed);
+    numbers.for_each(|number| give_name(m, kind, number, to.number()));
     Ok(())
 }
 

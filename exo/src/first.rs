@@ -63,6 +63,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
         let _ = pool.change(pool.identity(), pool::Identity::new(NUMBER, 0, cell, state));
         pool.begin(quota, 0);
         pool.charge(used).or(Err(Fault::MEMORY))?;
+        [archive, last].iter().for_each(|pfn| pool.note(pfn.0 - frames.first));
     }
     let code = Word::new(ARCHIVE_POOL, Kind::Code, 0);
     (archive.0..last.0 + 1).for_each(|pfn| frames.set(Pfn(pfn), code));
@@ -72,6 +73,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     let (cell, supervisor) = (ENVIRONMENT_CELL, VcoreRef::NONE);
     let parts = Parts { number: NUMBER, cell, pool: POOL, frame, root, bindings, supervisor };
     let environment = environment::establish(m, &parts);
+    environment.has_names.store(1, Relaxed);
     for run in boot.init_runs.iter().filter(|run| run.pages != 0) {
         let allowed = [Prot::READ, Prot::READ | Prot::WRITE | Prot::DIRTY, Prot::READ | Prot::EXECUTE];
         let prot = allowed.into_iter().find(|prot| (*prot - Prot::DIRTY).bits() as u32 == run.prot);

@@ -8,6 +8,7 @@
 //! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
 
 use crate::machine::Machine;
+use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{Pfn, Refusal};
 
@@ -35,27 +36,13 @@ pub enum Kind {
     Device = 8,
     /// In the middle of a change.
     Busy = 9,
-    /// Being taken away: counts only fall.
-    Going = 10,
 }
 
-impl Kind {
-    const fn from_bits(bits: u64) -> Kind {
-        match bits & 0xf {
-            0 => Kind::Free,
-            1 => Kind::Data,
-            2 => Kind::Code,
-            3 => Kind::Table,
-            4 => Kind::Environment,
-            5 => Kind::Bindings,
-            6 => Kind::Control,
-            7 => Kind::Kernel,
-            8 => Kind::Device,
-            10 => Kind::Going,
-            _ => Kind::Busy,
-        }
-    }
-}
+/// By the bits of a word.
+const KINDS: [Kind; 16] = {
+    use Kind::*;
+    [Free, Data, Code, Table, Environment, Bindings, Control, Kernel, Device, Busy, Busy, Busy, Busy, Busy, Busy, Busy]
+};
 
 /// Flag of a kernel frame that everybody may map read-only.
 pub const EXPOSED: u64 = 1 << 40;
@@ -81,7 +68,11 @@ impl Word {
     }
     /// Its use.
     pub const fn kind(self) -> Kind {
-        Kind::from_bits(self.0 >> KIND_SHIFT)
+        KINDS[(self.0 >> KIND_SHIFT & 0xf) as usize]
+    }
+    /// All but the count: what decides who may do what with it.
+    pub const fn head(self) -> u64 {
+        self.0 & !COUNT_MASK
     }
     /// Mappings of it that exist.
     pub const fn count(self) -> u64 {
@@ -90,6 +81,10 @@ impl Word {
     /// Of a table: 1, 2 or 3.
     pub const fn level(self) -> u64 {
         self.0 & 0xff
+    }
+    /// It is a table of this level.
+    pub const fn is_table(self, level: u64) -> bool {
+        self.0 & (0xf << KIND_SHIFT | 0xff) == (Kind::Table as u64) << KIND_SHIFT | level
     }
     /// Of a table: the number of the environment it belongs to.
     pub const fn environment(self) -> u64 {
@@ -102,6 +97,7 @@ impl Word {
 }
 
 /// The words of all frames, and the free bitmap.
+#[derive(Clone, Copy)]
 pub struct Frames<'a> {
     /// The first frame with a word.
     pub first: u64,
@@ -113,11 +109,13 @@ pub struct Frames<'a> {
 
 impl Frames<'_> {
     /// The word of a frame; `None` outside the span of RAM.
+    #[inline(always)]
     pub fn word(&self, pfn: Pfn) -> Option<&AtomicU64> {
         self.words.get(pfn.0.wrapping_sub(self.first) as usize)
     }
 
     /// The current value of a frame's word.
+    #[inline(always)]
     pub fn read(&self, pfn: Pfn) -> Option<Word> {
         self.word(pfn).map(|word| Word(word.load(Acquire)))
     }
@@ -136,30 +134,13 @@ impl Frames<'_> {
     }
 
     /// Sets or clears the hint that a frame is free.
-    fn hint(&self, pfn: Pfn, free: Hint) {
+    fn hint(&self, pfn: Pfn, kind: Kind) {
         let index = pfn.0.wrapping_sub(self.first);
         if let Some(word) = self.bitmap.get((index / 64) as usize) {
-            match free {
-                Hint::Free => word.fetch_or(1 << (index % 64), Relaxed),
-                Hint::Taken => word.fetch_and(!(1 << (index % 64)), Relaxed),
-            };
+            let bit = 1 << (index % 64);
+            let _ = if kind == Kind::Free { word.fetch_or(bit, Relaxed) } else { word.fetch_and(!bit, Relaxed) };
         }
     }
-}
-
-enum Hint {
-    Free,
-    Taken,
-}
-
-/// Whether an allocation had to zero the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Allocated {
-    /// It was in this pool last.
-    AsItWas,
-    /// It was new to its pool, or the caller asked for zeros.
-    Zeroed,
 }
 
 /// When to zero a frame.
@@ -173,34 +154,32 @@ pub enum Zero {
     Never,
 }
 
-/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it.
-pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<Allocated, Refusal> {
+/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. Answers how many frames were zeroed for that.
+pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64, Refusal> {
     let frames = m.frames();
     let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
-    if old.kind() != Kind::Free {
-        return Err(Refusal::NotFree);
-    }
-    let dirty = old.pool() != pool;
-    let zeroed = match zero {
-        Zero::Never if dirty => return Err(Refusal::Again),
-        Zero::Never => false,
-        Zero::WhenNew => dirty,
-        Zero::Always => true,
-    };
+    Refusal::NotFree.when(old.kind() != Kind::Free)?;
+    let new = old.pool() != pool;
+    let zeroed = zero == Zero::Always || new;
+    Refusal::Again.when(zeroed && zero == Zero::Never)?;
     frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
     if zeroed {
         m.zero(pfn);
     }
-    frames.hint(pfn, Hint::Taken);
+    frames.hint(pfn, Kind::Data);
+    if new {
+        pool::pool(m, pool).note(pfn.0 - frames.first);
+    }
     frames.set(pfn, Word::new(pool, Kind::Data, 0));
-    Ok(if zeroed { Allocated::Zeroed } else { Allocated::AsItWas })
+    Ok(zeroed.into())
 }
 
 /// Reads the word of a frame that must belong to `pool`, be data or code, and be mapped nowhere.
 pub fn unmapped(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<Word, Refusal> {
     let word = m.frames().read(pfn).ok_or(Refusal::BadArgument)?;
     match word.kind() {
-        _ if word.pool() != pool || word.kind() == Kind::Free => Err(Refusal::NotYours),
+        _ if word.pool() != pool => Err(Refusal::NotYours),
+        Kind::Free => Err(Refusal::NotYours),
         Kind::Data | Kind::Code if word.count() == 0 => Ok(word),
         Kind::Data | Kind::Code => Err(Refusal::InUse),
         _ => Err(Refusal::WrongFrame),
@@ -222,58 +201,30 @@ pub fn set_kind(m: &impl Machine, pool: u64, pfn: Pfn, kind: Kind) -> Result<(),
 pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
     let old = unmapped(m, pool, pfn)?;
     m.frames().change(pfn, old, Word::new(pool, Kind::Free, 0))?;
-    m.frames().hint(pfn, Hint::Free);
+    m.frames().hint(pfn, Kind::Free);
     Ok(())
 }
 
 /// Frees a frame for good, whatever it was: only for who owns it alone. Nothing remembers the pool, so that its next one zeroes it.
 pub fn release(m: &impl Machine, pfn: Pfn) {
     m.frames().set(pfn, Word::new(0, Kind::Free, 0));
-    m.frames().hint(pfn, Hint::Free);
+    m.frames().hint(pfn, Kind::Free);
 }
 
 /// Turns an unmapped data frame of `pool` into a kernel object: zeroed, since its owner may have written anything into it.
 pub fn become_object(m: &impl Machine, pool: u64, pfn: Pfn, new: Word) -> Result<(), Refusal> {
     let old = unmapped(m, pool, pfn)?;
-    if old.kind() != Kind::Data {
-        return Err(Refusal::WrongFrame);
-    }
+    Refusal::WrongFrame.when(old.kind() != Kind::Data)?;
     m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
     m.zero(pfn);
     m.frames().set(pfn, new);
     Ok(())
 }
 
-/// Turns a kernel object back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
+/// Turns a table back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
 pub fn become_data(m: &impl Machine, pfn: Pfn) {
-    let Some(word) = m.frames().word(pfn) else { return };
     m.zero(pfn);
-    let old = Word(word.load(Acquire));
-    if old.kind() == Kind::Control {
-        // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
-        word.fetch_sub(((Kind::Control as u64) - (Kind::Data as u64)) << KIND_SHIFT, AcqRel);
-    } else {
-        word.store(Word::new(old.pool(), Kind::Data, 0).0, Release);
-    }
-}
-
-/// Counts one more mapping of a frame, if `allowed` says its word permits that. Bounded: a lost race is lost to a change that got through, and four of them are answered with `InUse`.
-pub fn count_mapping(m: &impl Machine, pfn: Pfn, allowed: impl Fn(Word) -> Result<(), Refusal>) -> Result<(), Refusal> {
-    let word = m.frames().word(pfn).ok_or(Refusal::NotYours)?;
-    let mut old = word.load(Relaxed);
-    for _ in 0..4 {
-        allowed(Word(old))?;
-        match word.compare_exchange(old, old + 1, AcqRel, Relaxed) {
-            Ok(_) => return Ok(()),
-            Err(seen) => old = seen,
-        }
-    }
-    Err(Refusal::InUse)
-}
-
-/// Counts one mapping less.
-pub fn uncount_mapping(m: &impl Machine, pfn: Pfn) {
-    if let Some(word) = m.frames().word(pfn) {
-        word.fetch_sub(1, Release);
+    if let Some(word) = m.frames().read(pfn) {
+        m.frames().set(pfn, Word::new(word.pool(), Kind::Data, 0));
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::machine::Machine;
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::Pfn;
 use exo_abi::page::{ADDRESS_MASK, Descriptor, Prot};
-use exo_abi::{Pfn, Refusal};
 
 const PAGE: Descriptor =
     Descriptor::VALID.union(Descriptor::TABLE_OR_PAGE).union(Descriptor::EL0).union(Descriptor::NOT_GLOBAL);
@@ -21,14 +21,13 @@ pub enum Leaf {
     Device,
 }
 
-/// Checks permissions of a leaf: READ always, never WRITE with EXECUTE, DIRTY only with WRITE, GUARDED only with EXECUTE.
-pub fn check(prot: Prot) -> Result<(), Refusal> {
-    let well_formed = Prot::from_bits(prot.bits()).is_some()
+/// Permissions a leaf can have: READ always, never WRITE with EXECUTE, DIRTY only with WRITE, GUARDED only with EXECUTE.
+pub fn well_formed(prot: Prot) -> bool {
+    Prot::from_bits(prot.bits()).is_some()
         && prot.contains(Prot::READ)
         && !prot.contains(Prot::WRITE | Prot::EXECUTE)
         && (prot.contains(Prot::WRITE) || !prot.contains(Prot::DIRTY))
-        && (prot.contains(Prot::EXECUTE) || !prot.contains(Prot::GUARDED));
-    if well_formed { Ok(()) } else { Err(Refusal::BadArgument) }
+        && (prot.contains(Prot::EXECUTE) || !prot.contains(Prot::GUARDED))
 }
 
 /// The level-3 descriptor for a frame; `prot` has been checked.
@@ -61,6 +60,7 @@ pub fn window(root: Pfn) -> Descriptor {
 }
 
 /// The table an entry points at.
+#[inline(always)]
 pub fn next_table(entry: &AtomicU64) -> Option<Pfn> {
     let entry = Descriptor::from_bits_retain(entry.load(Acquire));
     entry.contains(Descriptor::VALID).then(|| Pfn((entry.bits() & ADDRESS_MASK) >> 12))
@@ -72,10 +72,9 @@ pub const fn index(va: u64, level: u64) -> usize {
 }
 
 /// The table of `level` (1 to 3) that serves `va`.
+#[inline(always)]
 pub fn table_for(m: &impl Machine, root: Pfn, va: u64, level: u64) -> Option<Pfn> {
-    let mut table = root;
-    for above in 1..level {
-        table = next_table(&m.words(table)[index(va, above)])?;
-    }
-    Some(table)
+    let below = |table: Pfn, above: u64| next_table(&m.words(table)[index(va, above)]);
+    let table = if level == 1 { root } else { below(root, 1)? };
+    if level == 3 { below(table, 2) } else { Some(table) }
 }

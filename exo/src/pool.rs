@@ -7,6 +7,12 @@ use crate::machine::Machine;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
+/// Frames of a unit of [`Pool::span`].
+pub const UNIT: u64 = 128;
+/// The largest number of a unit, and of frames in a minimum: RAM spans no more than 256 GiB.
+const UNITS: u64 = (1 << 19) - 1;
+const MINIMUM: u64 = (1 << 26) - 1;
+
 /// A pool.
 #[derive(Default)]
 pub struct Pool {
@@ -14,8 +20,9 @@ pub struct Pool {
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
     identity: AtomicU64,
-    /// The minimum that cannot be taken; while the pool is being destroyed, how far that is.
-    pub minimum: AtomicU64,
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 the minimum that cannot be taken;
+    /// while the pool is being destroyed, how far that is.
+    extent: AtomicU64,
 }
 
 /// What a pool's number stands for.
@@ -55,12 +62,7 @@ impl Identity {
     }
     /// What it is.
     pub const fn state(self) -> State {
-        match self.0 & 0xf {
-            0 => State::Unused,
-            1 => State::Shared,
-            2 => State::Own,
-            _ => State::Dying,
-        }
+        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 & 3) as usize]
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
@@ -72,7 +74,7 @@ impl Pool {
     /// Unused, its number owned by an environment.
     pub const fn new(owner: u64) -> Pool {
         let identity = Identity::new(owner, 0, 0, State::Unused);
-        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(identity.0), minimum: AtomicU64::new(0) }
+        Pool { account: AtomicU64::new(0), identity: AtomicU64::new(identity.0), extent: AtomicU64::new(0) }
     }
 
     /// Who it is.
@@ -93,8 +95,34 @@ impl Pool {
 
     /// Begins a life with a quota. The identity has been claimed.
     pub fn begin(&self, quota: u64, minimum: u64) {
-        self.minimum.store(minimum, Relaxed);
+        self.extent.store(UNITS << 45 | minimum & MINIMUM, Relaxed);
         self.account.store(quota, Release);
+    }
+
+    /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
+    pub fn note(&self, index: u64) {
+        let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
+            let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
+            let wide = first << 45 | last << 26 | extent & MINIMUM;
+            (wide != extent).then_some(wide)
+        });
+    }
+
+    /// All frames that carry its number lie from the first of these to before the second.
+    pub fn span(&self) -> (u64, u64) {
+        let extent = self.extent.load(Relaxed);
+        ((extent >> 45) * UNIT, ((extent >> 26 & UNITS) + 1) * UNIT)
+    }
+
+    /// How far its destruction is.
+    pub fn progress(&self) -> u64 {
+        self.extent.load(Acquire) & MINIMUM
+    }
+
+    /// Keeps how far its destruction is, in place of the minimum.
+    pub fn set_progress(&self, progress: u64) {
+        // Another core may still take a frame by a binding that it looked up before.
+        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !MINIMUM | progress));
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
@@ -102,9 +130,7 @@ impl Pool {
         let mut old = self.account.load(Relaxed);
         for _ in 0..8 {
             let (used, quota) = (old >> 32, old & 0xffff_ffff);
-            if used + frames > quota {
-                return Err(Refusal::QuotaExceeded);
-            }
+            Refusal::QuotaExceeded.when(used + frames > quota)?;
             match self.account.compare_exchange(old, old + (frames << 32), AcqRel, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(seen) => old = seen,
@@ -146,18 +172,10 @@ pub fn create(
 ) -> Result<(), Refusal> {
     let new = pool(m, number);
     let old = new.identity();
-    if old.owner() != caller {
-        return Err(Refusal::NotYours);
-    }
-    if old.state() != State::Unused {
-        return Err(Refusal::InUse);
-    }
-    if matches!(pool(m, parent).identity().state(), State::Dying | State::Unused) {
-        return Err(Refusal::Stale);
-    }
-    if depth(m, parent) >= MAX_POOL_DEPTH {
-        return Err(Refusal::TooDeep);
-    }
+    Refusal::NotYours.when(old.owner() != caller)?;
+    Refusal::InUse.when(old.state() != State::Unused)?;
+    Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
+    Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
     if new.change(old, Identity::new(caller, parent, cell, State::Shared)).is_err() {
         pool(m, parent).uncharge(quota);
@@ -167,34 +185,27 @@ pub fn create(
     Ok(())
 }
 
+/// The child pools of a pool.
+fn children(m: &impl Machine, number: u64) -> impl Iterator<Item = &Pool> {
+    m.tables().pools.iter().filter(move |pool| pool.identity().parent() == number)
+}
+
 /// A pool has child pools.
 pub fn has_children(m: &impl Machine, number: u64) -> bool {
-    (1..MAX_POOLS).any(|other| {
-        let identity = pool(m, other).identity();
-        identity.state() != State::Unused && identity.parent() == number
-    })
+    children(m, number).next().is_some()
 }
 
 /// Child pools of a dying pool become its parent's, quota and all.
 pub fn pass_children_on(m: &impl Machine, number: u64) {
-    let parent = pool(m, number).identity().parent();
-    for other in 1..MAX_POOLS {
-        let child = pool(m, other);
-        let identity = child.identity();
-        if identity.state() != State::Unused && identity.parent() == number {
-            let moved = Identity::new(identity.owner(), parent, identity.cell(), identity.state());
-            if child.change(identity, moved).is_ok() {
-                // The parent goes on paying for it: what it pays for the dying pool falls by the same amount at the end.
-                pool(m, number).forget_child(child.account().1);
-            }
+    let dying = pool(m, number);
+    for child in children(m, number) {
+        let old = child.identity();
+        let moved = Identity::new(old.owner(), dying.identity().parent(), old.cell(), old.state());
+        if child.change(old, moved).is_ok() {
+            // The parent goes on paying for it: what it pays for the dying pool falls by the same amount at the end.
+            let quota = child.account().1;
+            dying.account.fetch_sub(quota << 32 | quota, AcqRel);
         }
-    }
-}
-
-impl Pool {
-    /// A child with this quota is no longer this pool's.
-    fn forget_child(&self, quota: u64) {
-        self.account.fetch_sub(quota << 32 | quota, AcqRel);
     }
 }
 

@@ -71,8 +71,8 @@ pub struct Core {
     alarm: AtomicU64,
     /// The kernel's side of the vector.
     pub slots: Each<Slot, { SLICES_PER_CORE as usize }>,
-    /// Scratch of a `map` batch: table and address of each page that must be invalidated.
-    pub stale: Each<[AtomicU64; 2], { MAP_PAGES_PER_CALL as usize }>,
+    /// Scratch of a `map` batch: the address of each page that must be invalidated.
+    pub stale: Each<AtomicU64, { MAP_PAGES_PER_CALL as usize }>,
 }
 
 impl Core {

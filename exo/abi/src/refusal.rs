@@ -76,6 +76,14 @@ refusals! {
     22 WrongState "the vcore's state does not permit this";
 }
 
+impl Refusal {
+    /// Refuses when something is wrong.
+    #[inline(always)]
+    pub const fn when(self, wrong: bool) -> Result<(), Refusal> {
+        if wrong { Err(self) } else { Ok(()) }
+    }
+}
+
 /// What `x0` means: nothing refused, or why.
 pub const fn check(number: u64) -> Result<(), Refusal> {
     match Refusal::from_number(number) {

@@ -85,25 +85,27 @@ impl Fake {
                 .filter(|vcore| vcore.word().state() != State::None)
                 .for_each(|vcore| usage(vcore.control_frame(), Kind::Control));
             let root = environment.root();
-            if self.frames().read(root).is_none_or(|word| word.kind() != Kind::Table) {
-                // It is dying, and has none any more.
-                continue;
-            }
-            usage(root, Kind::Table);
-            for table_2 in self.words(root)[..511].iter().filter_map(next_table) {
-                usage(table_2, Kind::Table);
-                for table_3 in self.words(table_2).iter().filter_map(next_table) {
-                    usage(table_3, Kind::Table);
-                    for slot in self
-                        .words(table_3)
-                        .iter()
-                        .map(|slot| Descriptor::from_bits_retain(slot.load(Relaxed)))
-                        .filter(|slot| slot.bits() != 0)
-                    {
-                        *mapped.entry(slot.pfn().0).or_default() += 1;
-                        if !slot.contains(Descriptor::VALID) {
-                            wrong.push(format!("{slot:?} is neither there nor gone"));
-                        }
+            let tables: Vec<Pfn> = if root != Pfn(0) {
+                let tables_2: Vec<Pfn> = self.words(root)[..511].iter().filter_map(next_table).collect();
+                usage(root, Kind::Table);
+                tables_2.iter().for_each(|table| usage(*table, Kind::Table));
+                tables_2.iter().flat_map(|table| self.words(*table)).filter_map(next_table).collect()
+            } else {
+                // It is dying and has only level-3 tables any more: their words say whose they are.
+                let of = |word: exo::frame::Word| word.is_table(3) && word.environment() == environment.number();
+                self.all_frames().filter(|pfn| self.frames().read(*pfn).is_some_and(of)).collect()
+            };
+            for table in tables {
+                usage(table, Kind::Table);
+                for slot in self
+                    .words(table)
+                    .iter()
+                    .map(|slot| Descriptor::from_bits_retain(slot.load(Relaxed)))
+                    .filter(|slot| slot.bits() != 0)
+                {
+                    *mapped.entry(slot.pfn().0).or_default() += 1;
+                    if !slot.contains(Descriptor::VALID) {
+                        wrong.push(format!("{slot:?} is neither there nor gone"));
                     }
                 }
             }

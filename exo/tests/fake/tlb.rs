@@ -82,7 +82,7 @@ impl Fake {
         for number in 1..MAX_ENVIRONMENTS {
             let Some(environment) = exo::environment::by_number(self, number) else { continue };
             // From the second step of its end on nobody runs in it.
-            if environment.dying.load(Relaxed) >> 32 >= 2 {
+            if environment.dying.load(Relaxed) > exo::destroy::step::STOP {
                 continue;
             }
             let root = environment.root();
