@@ -26,10 +26,14 @@ pub enum Outcome {
     Return,
     /// The caller goes on with x0 = 0 and these events in x1.
     Events(u64),
+    /// The caller goes on with x0 = why not.
+    Refused(Refusal),
     /// The caller goes on with x0 = 0, but an event may have come that it wants as an upcall.
     ReturnOrUpcall,
     /// A vcore has been won and goes on as its state word says.
     Enter(VcoreRef),
+    /// The same, behind a wait that ended with the events in [`slice::Core::events`].
+    Waited(VcoreRef),
     /// The running vcore goes on with all its registers, from the control page's `preempted`.
     Resume(VcoreRef),
     /// Another vcore has been won, and goes on behind its call with the registers x0 to x8.
@@ -47,8 +51,8 @@ pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
         None => Err(Refusal::NoSuchCall),
         Some(Call::Call) => gate::call(m, environment, x),
         Some(Call::ReplyWait) => gate::reply_wait(m, environment, x),
-        Some(Call::Wait) => event::wait(m, x[0], x[1]),
-        Some(Call::YieldTo) => yield_to(m, x[0], x[1]),
+        Some(Call::Wait) => Ok(event::wait(m, x[0], x[1])),
+        Some(Call::YieldTo) => Ok(yield_to(m, x[0], x[1])),
         Some(Call::Notify) => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
             .map(|target| event::notify(m, target.object)),
         Some(Call::Halt) => Ok(halt(m, m.core().running(), stop_reason::HALTED, x[0])),
@@ -60,28 +64,38 @@ pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
             return Outcome::Return;
         }
     };
-    outcome.unwrap_or_else(|refusal| {
-        // Of `reply_wait` x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
-        let second = call == Some(Call::ReplyWait);
-        (x[0], x[1], x[2]) = if second { (0, 0, refusal as u64) } else { (refusal as u64, 0, 0) };
-        Outcome::Return
-    })
+    match outcome {
+        Err(refusal) if call == Some(Call::ReplyWait) => {
+            // x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
+            (x[0], x[1], x[2]) = (0, 0, refusal as u64);
+            Outcome::Return
+        }
+        outcome => outcome.unwrap_or_else(Outcome::Refused),
+    }
 }
 
 /// `yield_to`.
-pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Result<Outcome, Refusal> {
+#[inline(always)]
+pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Outcome {
+    match lent_to(m, handle, index) {
+        Ok(target) => slice::yield_to(m, target),
+        Err(refusal) => Outcome::Refused(refusal),
+    }
+}
+
+/// Whom the caller may lend its slice to.
+fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusal> {
     let binding = binding::read(m, own_environment(m), handle)?;
-    let target = if binding.is(BindingKind::Env) {
+    if binding.is(BindingKind::Env) {
         binding.check(m, Rights::ENV_RUN)?;
-        vcore::of(environment::living(m, binding.object)?, index)?.0
+        Ok(vcore::of(environment::living(m, binding.object)?, index)?.0)
     } else if binding.is(BindingKind::Gate) {
         binding.check(m, Rights::GATE_CALL)?;
         below(index, 1)?;
-        VcoreRef::from_word(binding.object)
+        Ok(VcoreRef::from_word(binding.object))
     } else {
-        return Err(Refusal::WrongKind);
-    };
-    slice::yield_to(m, target)
+        Err(Refusal::WrongKind)
+    }
 }
 
 /// The environment of the running vcore.

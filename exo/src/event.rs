@@ -2,7 +2,7 @@
 
 use crate::call::Outcome;
 use crate::machine::Machine;
-use crate::vcore::{self, Resume, State, StateWord, Vcore, VcoreRef};
+use crate::vcore::{self, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
 use crate::{gate, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
@@ -35,13 +35,11 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
 
 /// Marks the positions of a ready vcore, and of who waits for it to reply, as worth a look.
 pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
-    let here = m.core();
     for _ in 0..=MAX_CHAIN_CALLS {
         let vcore = m.vcore(reference);
         let slots = vcore.slots.load(Acquire);
-        if vcore.home() == here.id() && here.ready.load(Relaxed) & slots == slots {
-            // Nothing to do: only its own core clears a position's bit.
-        } else if let Some(core) = m.core_at(vcore.home())
+        if slots != 0
+            && let Some(core) = m.core_at(vcore.home())
             && core.ready.fetch_or(slots, AcqRel) & slots != slots
         {
             slice::kick(m, core);
@@ -53,10 +51,17 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
     }
 }
 
-/// A vcore that is in state `from` becomes ready, to go on so.
+/// The running vcore, or one that is held, becomes ready, to go on so.
 #[inline(always)]
-pub fn go_on(m: &impl Machine, reference: VcoreRef, from: State, resume: Resume) {
-    if m.vcore(reference).go(m, from, |word| word.ready(resume)) {
+pub fn go_on(m: &impl Machine, reference: VcoreRef, resume: Resume) {
+    let (vcore, core) = (m.vcore(reference), m.core());
+    let busy = |word: StateWord| word.is(State::Running) || word.is(State::Held);
+    if vcore.update(m, |word| busy(word).then(|| word.ready(resume))).is_none() {
+        return;
+    }
+    // Mostly there is nothing to do, for only its own core clears a position's bit.
+    let known = vcore.home() == core.id() && vcore.slots.load(Relaxed) & !core.ready.load(Relaxed) == 0;
+    if !known || vcore.caller.load(Relaxed) != 0 {
         make_runnable(m, reference);
     }
 }
@@ -71,11 +76,14 @@ pub fn notify(m: &impl Machine, object: u64) -> Outcome {
     if ends(vcore.word())
         && let Some(loan) = slice::loan_for(m, target)
     {
-        // Won at once: nobody needs to know that it was ready.
-        let runs = |word: StateWord| StateWord(word.0 | event).ready(Resume::Events).in_state(State::Running);
-        if vcore.update(m, |word| ends(word).then(|| runs(word))).is_some() {
+        // Won at once: nobody needs to know that it was ready, nor that these events were pending.
+        let taken = vcore.mask.load(Relaxed) & PENDING;
+        let runs = |word: StateWord| StateWord(word.0 & !taken).in_state(State::Running);
+        if let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) {
             gate::suspend(m, me);
-            return slice::lend(m, loan, target, Resume::Result);
+            slice::lend(m, &loan, target, Resume::Events);
+            core.events.store((word.0 | event) & taken, Relaxed);
+            return Outcome::Waited(target);
         }
     }
     raise(m, target, event);
@@ -86,26 +94,26 @@ pub fn notify(m: &impl Machine, object: u64) -> Outcome {
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.
 #[inline(always)]
-pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Result<Outcome, Refusal> {
-    if mask & !vcore::PENDING != 0 {
-        return Err(Refusal::BadArgument);
+pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Outcome {
+    if mask & !PENDING != 0 {
+        return Outcome::Refused(Refusal::BadArgument);
     }
     let me = m.core().running();
     let vcore = m.vcore(me);
     let passed = alarm != 0 && m.now() >= alarm;
     let alarm = if passed { 0 } else { alarm };
-    vcore.mask.store(mask, Relaxed);
     vcore.alarm.store(alarm, Relaxed);
     // Also when the wait ends at once: the alarm stays set.
     slice::note_alarm(m, vcore, alarm);
     if !passed && vcore.word().pending() & mask == 0 {
         gate::suspend(m, me);
+        vcore.mask.store(mask, Relaxed);
         let waits = |word: StateWord| (word.pending() & mask == 0).then(|| word.in_state(State::Waiting));
         if vcore.update(m, waits).is_some() {
-            return Ok(slice::schedule(m));
+            return slice::schedule(m);
         }
     }
-    Ok(Outcome::Events(vcore.take(m, vcore.word().pending() & mask)))
+    Outcome::Events(vcore.take(m, vcore.word().pending() & mask))
 }
 
 /// A slice of this vcore begins: an event for who asks.

@@ -20,13 +20,14 @@ pub const DEPTH: u32 = 56;
 /// From running to calling, one call more.
 pub const BEGIN_CALL: u64 = (((State::Calling as u64) - (State::Running as u64)) << 48) + ONE_CALL;
 
-/// Saves where the running vcore goes on; x0 and x1 are 0 if it goes on by [`Resume::Result`].
+/// Saves where the running vcore goes on; with x0 = 0 and no events if it goes on by [`Resume::Events`] and waits for none.
+#[inline(always)]
 pub fn suspend(m: &impl Machine, me: VcoreRef) {
-    let control = vcore::control(m, m.vcore(me));
+    let vcore = m.vcore(me);
+    let control = vcore::control(m, vcore);
     control.set(word!(pc), m.user_pc());
     control.set(word!(sp), m.user_sp());
-    control.set(word!(result), 0);
-    control.set(word!(result) + 1, 0);
+    vcore.mask.store(0, Relaxed);
 }
 
 /// Goes up a chain until `found`: what it was found for, or the first vcore.
@@ -160,9 +161,9 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
     accept(m, environment, vcore, flags & reply_flag::ACCEPT, x[10])?;
     // From here nothing refuses.
     let alarm = if flags & reply_flag::ALARM != 0 { x[8] } else { 0 };
+    suspend(m, me);
     vcore.mask.store(mask, Relaxed);
     vcore.alarm.store(alarm, Relaxed);
-    suspend(m, me);
     let direct = core.base() != me;
     let arrived = if caller.exists() { answer(m, me, caller, direct, travels.as_ref(), x) } else { None };
     // Nobody claims this gate before its state says so: the link can go first.
@@ -225,7 +226,7 @@ fn answer(
 fn release(m: &impl Machine, caller: VcoreRef, results: &[u64; 9]) {
     let control = vcore::control(m, m.vcore(caller));
     results.iter().enumerate().for_each(|(index, value)| control.set(word!(result) + index, *value));
-    event::go_on(m, caller, State::Held, Resume::Result);
+    event::go_on(m, caller, Resume::Result);
 }
 
 /// A call ended without a reply.

@@ -65,6 +65,8 @@ pub struct Core {
     pub reschedule: AtomicU64,
     /// The vcore that was woken last, until somebody looked whether it may borrow.
     pub woken: AtomicU64,
+    /// What a vcore won in its wait finds.
+    pub events: AtomicU64,
     /// Positions whose vcore may be able to run.
     pub ready: AtomicU64,
     /// The earliest alarm of the vcores that live here; `u64::MAX`: none.
@@ -262,24 +264,30 @@ fn win(m: &impl Machine, vcore: &Vcore) -> bool {
     vcore.go(m, State::Ready, |word| word.in_state(State::Running))
 }
 
-/// Wins the vcore at the end of the chain that begins at `owner`: claimed first, then checked to lead back.
+/// Wins the vcore at the end of the chain that begins at `owner`.
+#[inline(always)]
 pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
+    if win(m, m.vcore(owner)) { Some(owner) } else { claim_callee(m, owner) }
+}
+
+/// The same where `owner` itself is not ready: claimed first, then checked to lead back.
+#[inline(never)]
+fn claim_callee(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
     let mut end = owner;
-    for _ in 0..=MAX_CHAIN_CALLS {
-        let vcore = m.vcore(end);
-        if win(m, vcore) {
+    for _ in 0..MAX_CHAIN_CALLS {
+        if !m.vcore(end).word().is(State::Calling) {
+            return None;
+        }
+        end = VcoreRef(m.vcore(end).callee.load(Acquire));
+        if !end.exists() {
+            return None;
+        }
+        if win(m, m.vcore(end)) {
             if gate::leads_back(m, end, owner) {
                 return Some(end);
             }
             // The chain was cut in between: it runs by its own slices.
-            event::go_on(m, end, State::Running, vcore.word().resume());
-            return None;
-        }
-        if !vcore.word().is(State::Calling) {
-            return None;
-        }
-        end = VcoreRef(vcore.callee.load(Acquire));
-        if !end.exists() {
+            event::go_on(m, end, m.vcore(end).word().resume());
             return None;
         }
     }
@@ -299,65 +307,67 @@ fn live_owner(m: &impl Machine, core: &Core, position: u64) -> Option<VcoreRef> 
 }
 
 /// Ticks of a position that are left in this round.
-fn left(m: &impl Machine, core: &Core, position: u64) -> u64 {
-    exposed(vector(m, core), position, LENGTH).load(Relaxed).saturating_sub(core.spent(position))
+#[inline(always)]
+fn left(core: &Core, words: &Words, position: u64) -> u64 {
+    exposed(words, position, LENGTH).load(Relaxed).saturating_sub(core.spent(position))
 }
 
 /// Charges the time since the last charge to who pays for it.
 #[inline(always)]
-fn charge(m: &impl Machine, core: &Core, now: u64) {
+fn charge(core: &Core, words: &Words, now: u64) {
     let elapsed = now.wrapping_sub(core.charged.load(Relaxed));
     core.charged.store(now, Relaxed);
-    let words = vector(m, core);
     let (position, loan) = (core.position(), core.loan.load(Relaxed));
-    if loan != IDLE {
+    let payer = if loan != IDLE {
         core.set_spent(loan, core.round.load(Relaxed), core.spent(loan) + elapsed);
-        add(exposed(words, loan, USED), elapsed);
         add(&core.slice_end, elapsed);
+        exposed(words, loan, USED)
     } else if position != IDLE {
-        add(exposed(words, position, USED), elapsed);
+        exposed(words, position, USED)
     } else {
-        add(&words[IDLE_TICKS], elapsed);
-    }
+        &words[IDLE_TICKS]
+    };
+    add(payer, elapsed);
 }
 
 /// Chooses who runs next on this core and wins it. Nobody runs here when this is called.
-#[inline(never)]
 pub fn schedule(m: &impl Machine) -> Outcome {
-    let core = m.core();
+    let (core, now) = (m.core(), m.now());
     core.set_running(VcoreRef::NONE);
     core.reschedule.store(0, Relaxed);
     core.woken.store(0, Relaxed);
-    let now = m.now();
-    charge(m, core, now);
+    let words = vector(m, core);
+    charge(core, words, now);
     core.loan.store(IDLE, Relaxed);
-    let position = core.position();
-    if position != IDLE {
-        let end = core.slice_end.load(Relaxed);
-        if now < end {
-            if let Some(vcore) = claim_position(m, core, position) {
-                return run(m, core, vcore);
-            }
-        } else if core.contended(position) && end != 0 {
-            // What was overrun is taken from the next slice. Without anybody else waiting there was no end to overrun.
-            core.set_spent(position, core.round.load(Relaxed) + 1, now - end);
+    let (position, end) = (core.position(), core.slice_end.load(Relaxed));
+    if position != IDLE && now < end {
+        if let Some(vcore) = claim_position(m, core, position) {
+            return run(m, core, vcore);
         }
+    } else if position != IDLE && core.contended(position) && end != 0 {
+        // What was overrun is taken from the next slice. Without anybody else waiting there was no end to overrun.
+        core.set_spent(position, core.round.load(Relaxed) + 1, now - end);
     }
+    next_slice(m, core, words, now)
+}
+
+/// Begins the next slice, or leaves the core idle.
+#[inline(never)]
+fn next_slice(m: &impl Machine, core: &Core, words: &Words, now: u64) -> Outcome {
     // Each turn clears a ready bit, passes a spent slice, or ends the search: one round looks at each position once, the second finds those whose turn was spent.
     for _ in 0..2 * SLICES_PER_CORE + 2 {
         let position = core.position();
         let Some(next) = next_ready(core.ready.load(Acquire), position) else { break };
         if position == IDLE || next <= position {
             add(&core.round, 1);
-            add(&vector(m, core)[ROUNDS], 1);
+            add(&words[ROUNDS], 1);
         }
         core.position.store(next, Relaxed);
-        let left = left(m, core, next);
+        let left = left(core, words, next);
         if left < core.shortest.load(Relaxed) {
             continue;
         }
         if let Some(vcore) = claim_position(m, core, next) {
-            let words = vector(m, core);
             words[POSITION].store(next, Relaxed);
             add(exposed(words, next, STARTS), 1);
             core.slice_end.store(now + left, Relaxed);
@@ -366,7 +376,7 @@ pub fn schedule(m: &impl Machine) -> Outcome {
         }
     }
     core.position.store(IDLE, Relaxed);
-    vector(m, core)[POSITION].store(IDLE, Relaxed);
+    words[POSITION].store(IDLE, Relaxed);
     // A stale position released on the way set it: nobody goes on.
     core.reschedule.store(0, Relaxed);
     arm(m);
@@ -380,12 +390,15 @@ fn next_ready(ready: u64, position: u64) -> Option<u64> {
 }
 
 /// Wins who runs in a position; if nobody can, the position is worth no look until somebody is woken.
+#[inline(always)]
 fn claim_position(m: &impl Machine, core: &Core, position: u64) -> Option<VcoreRef> {
     let owner = live_owner(m, core, position);
-    if let Some(vcore) = owner.and_then(|owner| claim_chain(m, owner)) {
-        return Some(vcore);
-    }
-    // Looked at once more when it is cleared: who is woken later sets it again.
+    owner.and_then(|owner| claim_chain(m, owner)).or_else(|| claim_again(m, core, position, owner))
+}
+
+/// Looks at a position once more when its bit is cleared: who is woken later sets it again.
+#[inline(never)]
+fn claim_again(m: &impl Machine, core: &Core, position: u64, owner: Option<VcoreRef>) -> Option<VcoreRef> {
     core.ready.fetch_and(!(1 << position), AcqRel);
     let vcore = claim_chain(m, owner?)?;
     core.ready.fetch_or(1 << position, AcqRel);
@@ -401,9 +414,15 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
     Outcome::Enter(vcore)
 }
 
+/// A position that pays for running before its turn, and the ticks left of it.
+pub struct Loan {
+    position: u64,
+    left: u64,
+}
+
 /// The position with which `woken` could pay for running now: its own next one in this round, unless the rules of borrowing forbid it.
 #[inline(always)]
-pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<u64> {
+pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<Loan> {
     let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
     if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore.home() != core.id() {
@@ -416,22 +435,22 @@ pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<u64> {
     let loan = later.trailing_zeros() as u64;
     let words = vector(m, core);
     let exact = exposed(words, position, OWNER).load(Relaxed) | exposed(words, loan, OWNER).load(Relaxed);
-    let allowed = exact & SLICE_EXACT == 0 && left(m, core, loan) >= core.shortest.load(Relaxed);
-    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(loan)
+    let left = left(core, words, loan);
+    let allowed = exact & SLICE_EXACT == 0 && left >= core.shortest.load(Relaxed);
+    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(Loan { position: loan, left })
 }
 
-/// The running vcore gives up the core so that `woken`, which has been won, runs at the cost of its later slice `loan` of this round.
+/// The running vcore gives up the core so that `woken`, which has been won, runs at the cost of a later slice of this round.
 #[inline(always)]
-pub fn lend(m: &impl Machine, loan: u64, woken: VcoreRef, lender_resumes: Resume) -> Outcome {
+pub fn lend(m: &impl Machine, loan: &Loan, woken: VcoreRef, lender_resumes: Resume) {
     let (core, now) = (m.core(), m.now());
-    charge(m, core, now);
-    core.loan.store(loan, Relaxed);
-    core.loan_end.store(now + left(m, core, loan), Relaxed);
+    charge(core, vector(m, core), now);
+    core.loan.store(loan.position, Relaxed);
+    core.loan_end.store(now + loan.left, Relaxed);
     let lender = core.running();
     core.begin_run(woken);
-    event::go_on(m, lender, State::Running, lender_resumes);
+    event::go_on(m, lender, lender_resumes);
     arm(m);
-    Outcome::Enter(woken)
 }
 
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
@@ -449,7 +468,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     };
     if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
         core.set_running(VcoreRef::NONE);
-        event::go_on(m, running, State::Running, Resume::Full);
+        event::go_on(m, running, Resume::Full);
         return schedule(m);
     }
     let woken = VcoreRef(core.woken.swap(0, Relaxed));
@@ -457,7 +476,8 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
         && let Some(loan) = loan_for(m, woken)
         && win(m, m.vcore(woken))
     {
-        return lend(m, loan, woken, Resume::Full);
+        lend(m, &loan, woken, Resume::Full);
+        return Outcome::Enter(woken);
     }
     arm(m);
     Outcome::Resume(running)
@@ -498,17 +518,15 @@ pub fn timer_fired(m: &impl Machine) {
 }
 
 /// Gives the rest of the slice to `target`'s chain; the caller goes on when the core comes back to its slice.
-pub fn yield_to(m: &impl Machine, target: VcoreRef) -> Result<Outcome, Refusal> {
+pub fn yield_to(m: &impl Machine, target: VcoreRef) -> Outcome {
     let core = m.core();
     let me = core.running();
-    if target == me {
-        return Err(Refusal::Busy);
-    }
-    let vcore = claim_chain(m, target).ok_or(Refusal::Busy)?;
+    // Who runs is not ready: that includes the caller.
+    let Some(vcore) = claim_chain(m, target) else { return Outcome::Refused(Refusal::Busy) };
     gate::suspend(m, me);
     core.begin_run(vcore);
     core.lent.store(1, Relaxed);
-    event::go_on(m, me, State::Running, Resume::Result);
+    event::go_on(m, me, Resume::Events);
     arm(m);
-    Ok(Outcome::Enter(vcore))
+    Outcome::Enter(vcore)
 }

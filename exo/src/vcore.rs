@@ -98,6 +98,10 @@ impl StateWord {
     pub const fn state(self) -> State {
         State::from_bits(self.0 >> 48 & 0xf)
     }
+    /// It goes on so when it is ready.
+    pub const fn resumes(self, resume: Resume) -> bool {
+        self.0 & RESUME == (resume as u64) << 52
+    }
     /// How it goes on when it is ready.
     pub const fn resume(self) -> Resume {
         Resume::from_bits(self.0 >> 52 & 0xf)
@@ -297,7 +301,7 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     vcore.alarm.store(0, Relaxed);
     vcore.mask.store(0, Relaxed);
     vcore.take(m, PENDING);
-    event::go_on(m, reference, State::Held, Resume::Result);
+    event::go_on(m, reference, Resume::Result);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
 use exo::{event, gate, interrupt, word};
 use exo_abi::binding::BindingKind;
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
-use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, Refusal};
+use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS};
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -115,15 +115,11 @@ extern "C" fn on_notify(object: u64) -> Leave {
 }
 
 extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
-    event::wait(&Arm, mask, alarm).map_or_else(refused, finish)
+    finish(event::wait(&Arm, mask, alarm))
 }
 
 extern "C" fn on_yield(handle: u64, index: u64) -> Leave {
-    call::yield_to(&Arm, handle, index).map_or_else(refused, finish)
-}
-
-fn refused(refusal: Refusal) -> Leave {
-    Leave(REFUSED, refusal as u64)
+    finish(call::yield_to(&Arm, handle, index))
 }
 
 /// An event came just when the vectors opened this vcore's gate.
@@ -181,7 +177,12 @@ fn finish(outcome: Outcome) -> Leave {
     match outcome {
         Outcome::Return => PLAIN,
         Outcome::Events(events) => Leave(EVENTS, events),
+        Outcome::Refused(refusal) => Leave(REFUSED, refusal as u64),
         Outcome::Enter(next) => enter(next),
+        Outcome::Waited(next) => {
+            call::leave_fp(&Arm, next);
+            behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
+        }
         other => finish_rarely(other),
     }
 }
@@ -201,8 +202,8 @@ fn finish_rarely(outcome: Outcome) -> Leave {
         }
         Outcome::Idle => idle(),
         _ => {
-            let interrupted = Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
-            if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), running_control(), &interrupted) {
+            let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
+            if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), running_control(), interrupted) {
                 go_on(entry, 0);
             }
             Leave(EVENTS, 0)
@@ -215,15 +216,23 @@ fn finish_rarely(outcome: Outcome) -> Leave {
 fn enter(next: VcoreRef) -> Leave {
     call::leave_fp(&Arm, next);
     let (vcore, control) = (Arm.vcore(next), switch(next));
-    let leave = match vcore.word().resume() {
-        Resume::Full => return resume_full(next, control),
-        Resume::Result => Leave(WORDS, &raw const control.0[word!(result)] as u64),
-        Resume::Events => Leave(EVENTS, vcore.take_waited(&Arm)),
-    };
+    let word = vcore.word();
+    if word.resumes(Resume::Full) {
+        return resume_full(next, control);
+    }
+    let result = &raw const control.0[word!(result)] as u64;
+    let events = word.resumes(Resume::Events);
+    behind_call(vcore, control, if events { Leave(EVENTS, vcore.take_waited(&Arm)) } else { Leave(WORDS, result) })
+}
+
+/// A vcore that was switched to goes on behind its call, unless an event interrupts it there.
+#[inline(always)]
+fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave {
     execute!("msr sp_el0, {}", control.get(word!(sp)));
     execute!("msr tpidr_el0, xzr");
-    let interrupted = Interrupted { pc: control.get(word!(pc)), ..Interrupted::default() };
-    go_on(upcall(vcore, control, &interrupted).unwrap_or(interrupted.pc), 0);
+    let pc = control.get(word!(pc));
+    let entry = upcall(vcore, control, || Interrupted { pc, ..Interrupted::default() });
+    go_on(entry.unwrap_or(pc), 0);
     leave
 }
 
@@ -276,7 +285,7 @@ fn resume_full(next: VcoreRef, control: Control<'static>) -> Leave {
     };
     execute!("msr sp_el0, {}", control.get(word!(preempted.sp)));
     execute!("msr tpidr_el0, {}", control.get(word!(preempted.thread)));
-    match upcall(Arm.vcore(next), control, &interrupted) {
+    match upcall(Arm.vcore(next), control, || interrupted) {
         Some(entry) => {
             go_on(entry, 0);
             control.set(X16, 0);
@@ -288,7 +297,7 @@ fn resume_full(next: VcoreRef, control: Control<'static>) -> Leave {
 }
 
 /// What an event's upcall saves of the program in whose way it comes.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Interrupted {
     pc: u64,
     flags: u64,
@@ -298,9 +307,9 @@ struct Interrupted {
 
 /// Writes the upcall for the events that are due, if there are any; answers where the library is entered.
 #[inline(always)]
-fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: &Interrupted) -> Option<u64> {
+fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: impl Fn() -> Interrupted) -> Option<u64> {
     let events = call::upcall_events(&Arm, vcore, control);
-    (events != 0).then(|| write_upcall(control, interrupted, events))
+    (events != 0).then(|| write_upcall(control, &interrupted(), events))
 }
 
 #[inline(never)]

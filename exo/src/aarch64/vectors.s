@@ -277,29 +277,58 @@ late_event:
     bl      {LATE_EVENT}
     b       leave_stack
 
-// `event::notify` to oneself, of an event that is no upcall.
+// `event::notify`, plain: nobody needs to be woken or interrupted.
 notify:
     find    {KIND_EVENT}
     lsr     x14, x15, #44
+    mov     x13, #1
+    lsl     x13, x13, x14
     mov     x16, x15
     address x15, 6, 32
     cmp     x15, x10
-    b.ne    other_notify
+    b.eq    notify_self
+1:  ldxr    x17, [x15]
+    tbnz    x17, #50, other_notify      // it runs or waits
+    orr     x17, x17, x13
+    stlxr   w12, x17, [x15]
+    cbnz    w12, 1b
+    b       notified
+notify_self:
     ldr     x12, [x11, #{UPCALL_EVENTS}]
-    mov     x13, #1
-    lsl     x13, x13, x14
     tst     x12, x13
-    b.ne    slow
+    b.ne    other_notify
 1:  ldxr    x17, [x10]
     orr     x17, x17, x13
     stlxr   w12, x17, [x10]
     cbnz    w12, 1b
+notified:
     mov     x0, xzr
     zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
     eret
 other_notify:
     mov     x0, x16
     rust    {OTHER_NOTIFY}
+
+// `event::wait`, plain: what is waited for has come, and there is no alarm.
+wait:
+    lsr     x17, x0, #48
+    orr     x17, x17, x1
+    cbnz    x17, other_wait
+    mrs     x9, tpidr_el1
+    ldr     x9, [x9]
+1:  ldxr    x17, [x9]
+    ands    x12, x17, x0
+    b.eq    other_wait
+    bic     x17, x17, x12
+    stlxr   w16, x17, [x9]
+    cbnz    w16, 1b
+    str     xzr, [x9, #{VCORE_ALARM}]
+    mov     x0, xzr
+    mov     x1, x12
+    zero    9, 12, 16, 17
+    eret
+other_wait:
+    rust    {WAIT}
 
 // The calls that are told apart by a table. (`svc #0` is none.)
 switching:
@@ -314,8 +343,6 @@ switching:
     b       wait
     b       notify
     rust    {YIELD_TO}
-wait:
-    rust    {WAIT}
 
 // A call that was not plain: its number again.
 slow:
@@ -341,20 +368,19 @@ other_call:
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
 leave:
-    cmp     w0, #3
-    b.lo    2f
-    b.hi    1f
-    mov     x0, xzr
-    b       leave_events
-1:  tbz     w0, #0, leave_stack
-    mov     x0, x1                      // a refusal
-    mov     x1, xzr
+    subs    x0, x0, #3
+    b.ne    1f                          // else x0 = 0 already
 leave_events:
     zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
     add     sp, sp, #{FRAME}
     eret
-2:  tbnz    w0, #1, leave_full
-    b       leave_words
+1:  adds    x0, x0, #1
+    b.eq    leave_full
+    b.lt    leave_words
+    tbz     x0, #0, leave_stack
+    mov     x0, x1                      // a refusal
+    mov     x1, xzr
+    b       leave_events
 leave_stack:
     mov     x1, sp
 leave_words:

@@ -76,7 +76,7 @@ fn a_woken_vcore_with_a_later_slice_runs_at_once_and_pays_with_it() {
     // It works for 300 µs, and the lender has its time back.
     fake.now.set(fake.now.get() + 300 * TICKS);
     fake.svc(Call::Wait, &[8, 0]);
-    assert_eq!((fake.running(), fake.result(init, 0)), (init, 0));
+    assert_eq!((fake.running(), fake.vcore(init).mask.load(Relaxed)), (init, 0));
     let used = |position: usize| fake.words(exo_abi::Pfn(crate::fake::SLICES))[position * 4 + 2].load(Relaxed);
     assert!(used(3) >= 300 * TICKS);
 }

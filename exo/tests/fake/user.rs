@@ -36,8 +36,14 @@ impl Fake {
         match outcome {
             Outcome::Return => {}
             Outcome::Events(events) => *x = [0, events, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Outcome::Refused(refusal) => *x = [refusal as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             Outcome::ReturnOrUpcall => x[0] = 0,
             Outcome::Deliver(next) => self.pc.set(self.control(next).get(exo::word!(pc))),
+            Outcome::Waited(next) => {
+                call::leave_fp(self, next);
+                *x = [0, self.core().events.load(Relaxed), 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                self.pc.set(self.control(next).get(exo::word!(pc)));
+            }
             Outcome::Resume(next) => call::leave_fp(self, next),
             Outcome::Enter(next) => {
                 call::leave_fp(self, next);
