@@ -42,25 +42,27 @@ pub struct Core {
     /// The chain whose FP/SIMD registers are in the core: its first vcore.
     pub fp: AtomicU64,
     /// Its id.
-    id: AtomicU64,
+    pub id: AtomicU64,
     /// The vcore whose claim began this run: a slice's owner or the end of its chain, a borrower, or who was yielded to.
     pub base: AtomicU64,
     /// The frame with its [`SliceVector`].
     vector: AtomicU64,
-    position: AtomicU64,
-    slice_end: AtomicU64,
+    /// The position that runs, or [`IDLE`].
+    pub position: AtomicU64,
+    /// When its slice ends.
+    pub slice_end: AtomicU64,
     /// Time up to which use has been charged.
     charged: AtomicU64,
     /// What the timer is set to.
-    timer: AtomicU64,
+    pub timer: AtomicU64,
     /// The slot that pays for a borrow; [`IDLE`]: none.
-    loan: AtomicU64,
+    pub loan: AtomicU64,
     loan_end: AtomicU64,
     round: AtomicU64,
     /// Ticks of [`MIN_SLICE_US`]: with less left a slice does not begin, and nobody borrows from it.
     shortest: AtomicU64,
     /// The owner of the position gave the rest of it to who runs, and wants it back at its end.
-    lent: AtomicU64,
+    pub lent: AtomicU64,
     /// Something happened after which the running vcore must not simply go on.
     pub reschedule: AtomicU64,
     /// The vcore that was woken last, until somebody looked whether it may borrow.
@@ -70,7 +72,7 @@ pub struct Core {
     /// Positions whose vcore may be able to run.
     pub ready: AtomicU64,
     /// The earliest alarm of the vcores that live here; `u64::MAX`: none.
-    alarm: AtomicU64,
+    pub alarm: AtomicU64,
     /// The kernel's side of the vector.
     pub slots: Each<Slot, { SLICES_PER_CORE as usize }>,
     /// Scratch of a `map` batch: the address of each page that must be invalidated.
@@ -319,7 +321,9 @@ fn charge(core: &Core, words: &Words, now: u64) {
     core.charged.store(now, Relaxed);
     let (position, loan) = (core.position(), core.loan.load(Relaxed));
     let payer = if loan != IDLE {
-        core.set_spent(loan, core.round.load(Relaxed), core.spent(loan) + elapsed);
+        // At least what a borrow must have: who is woken again and again pays for what that costs the lender.
+        let cost = elapsed.max(core.shortest.load(Relaxed));
+        core.set_spent(loan, core.round.load(Relaxed), core.spent(loan) + cost);
         add(&core.slice_end, elapsed);
         exposed(words, loan, USED)
     } else if position != IDLE {

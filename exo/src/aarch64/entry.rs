@@ -14,9 +14,9 @@ use exo::machine::{Machine, Tables};
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
 use exo::{event, gate, interrupt, word};
-use exo_abi::binding::BindingKind;
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
-use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS};
+use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, MAX_VCORES};
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -34,6 +34,14 @@ core::arch::global_asm!(
     SWITCHING = const Call::FrameAlloc as u64,
     KIND_GATE = const BindingKind::Gate as u64,
     KIND_EVENT = const BindingKind::Event as u64,
+    KIND_ENV = const BindingKind::Env as u64,
+    GATE_CALL = const Rights::GATE_CALL.bits() as u64,
+    EVENT_NOTIFY = const Rights::EVENT_NOTIFY.bits() as u64,
+    ENV_RUN = const Rights::ENV_RUN.bits() as u64,
+    MAX_VCORES = const MAX_VCORES,
+    IDLE = const slice::IDLE,
+    READY = const State::Ready as u64,
+    READY_EVENTS = const State::Ready as u64 | (Resume::Events as u64) << 4,
     BINDING_FRAMES = const MAX_BINDING_FRAMES,
     MAX_CHAIN_CALLS = const MAX_CHAIN_CALLS,
     RUNNING = const State::Running as u64,
@@ -59,13 +67,26 @@ core::arch::global_asm!(
     CORE_CONTROL = const offset_of!(Core, control),
     CORE_RUNNING = const offset_of!(Core, running),
     CORE_BASE = const offset_of!(Core, base),
+    CORE_FP = const offset_of!(Core, fp),
+    CORE_ID = const offset_of!(Core, id),
+    CORE_RESCHEDULE = const offset_of!(Core, reschedule),
+    CORE_LOAN = const offset_of!(Core, loan),
+    CORE_LENT = const offset_of!(Core, lent),
+    CORE_POSITION = const offset_of!(Core, position),
+    CORE_READY = const offset_of!(Core, ready),
+    CORE_ALARM = const offset_of!(Core, alarm),
+    CORE_SLICE_END = const offset_of!(Core, slice_end),
+    CORE_TIMER = const offset_of!(Core, timer),
     VCORE_CONTROL = const offset_of!(Vcore, control),
     VCORE_MASK = const offset_of!(Vcore, mask),
+    VCORE_SLOTS = const offset_of!(Vcore, slots),
     VCORE_CALLER = const offset_of!(Vcore, caller),
     VCORE_CALLEE = const offset_of!(Vcore, callee),
     VCORE_ALARM = const offset_of!(Vcore, alarm),
     VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
     ENVIRONMENT_SPACE = const offset_of!(Environment, space),
+    ENVIRONMENT_DYING = const offset_of!(Environment, dying),
+    ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
     ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
     PLAIN = sym on_plain,
     OTHER_NOTIFY = sym on_notify,

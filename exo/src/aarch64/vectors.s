@@ -78,6 +78,14 @@
     b       leave
     .endm
 
+// x\register, which was looked up, is not what cell `number` (of x17's) holds: to `slow`.
+    .macro  check_cell number, register
+    ldr     \number, [x17, \number, lsl #3]
+    eor     \number, \number, \register
+    lsr     \number, \number, #16
+    cbnz    \number, slow
+    .endm
+
     .macro  zero registers:vararg
     .irp    n, \registers
     mov     x\n, xzr
@@ -90,9 +98,9 @@
     orr     \register, \register, #{LINEAR}
     .endm
 
-// Looks binding x0 up (`binding::find`): x15 = its object, x16 = its badge. Also x9 = core, x10 = vcore, x11 = control page. Uses x8, x12 to x14, x17, x18.
-// What is not live, not of this kind, or lacks right 0 goes to `slow`.
-    .macro  find kind
+// Looks binding x0 up (`binding::find`): x13 = its head, x15 = its object, x16 = its badge. Also x9 = core, x10 = vcore, x11 = control page, x17 = cells.
+// Uses x8, x12, x14. What was taken back, is not of this kind, or lacks the right goes to `slow`.
+    .macro  find kind, right
     lsr     x17, x0, #7
     cmp     x17, #{BINDING_FRAMES}
     b.hs    slow                        // beyond every table, or flags: then x8 to x10 are arguments
@@ -112,17 +120,15 @@
     ldr     x12, [x8]
     cmp     x12, x13
     b.ne    slow
-    mov     w12, #0x10f
+    mov     w12, #(15 | \right << 8)
     and     x12, x12, x13
-    cmp     x12, #(0x100 + \kind)
+    sub     x12, x12, #(\right << 8)
+    cmp     x12, #\kind
     b.ne    slow
     ubfx    x12, x13, #32, #16
     adrp    x17, {TABLES}
     add     x17, x17, :lo12:{TABLES}
-    ldr     x12, [x17, x12, lsl #3]
-    eor     x12, x12, x14
-    lsr     x12, x12, #16
-    cbnz    x12, slow                   // taken back
+    check_cell x12, x14
     .endm
 
 // Saves where the running vcore goes on in its control page x11.
@@ -188,7 +194,7 @@ null:
 
 // `gate::call`, plain: nothing travels, no deadline, the gate is open and nothing is pending behind it. What is not so leaves for Rust before anything has changed.
 gate_call:
-    find    {KIND_GATE}
+    find    {KIND_GATE}, {GATE_CALL}
     ldr     x12, [x10, #{VCORE_CONTROL_ADDRESS}]
     tst     x12, #0xfff                 // a slot for a binding is to be forgotten
     b.ne    slow
@@ -275,11 +281,12 @@ late_event:
     str     xzr, [sp, #64]
     mov     x0, x13
     bl      {LATE_EVENT}
+    add     sp, sp, #{FRAME}
     b       leave_stack
 
 // `event::notify`, plain: nobody needs to be woken or interrupted.
 notify:
-    find    {KIND_EVENT}
+    find    {KIND_EVENT}, {EVENT_NOTIFY}
     lsr     x14, x15, #44
     mov     x13, #1
     lsl     x13, x13, x14
@@ -330,6 +337,84 @@ wait:
 other_wait:
     rust    {WAIT}
 
+// `call::yield_to`, plain: a vcore of an environment that is ready behind a wait, nothing of who yields waits for it, no loan, no FP/SIMD.
+yield_to:
+    find    {KIND_ENV}, {ENV_RUN}
+    lsr     x12, x13, #48
+    check_cell x12, x16
+    ldr     x12, [x9, #{CORE_FP}]
+    ldr     x13, [x9, #{CORE_RESCHEDULE}]
+    orr     x12, x12, x13
+    ldr     x13, [x10, #{VCORE_CALLER}]
+    orr     x12, x12, x13
+    cbnz    x12, other_yield
+    ldr     x12, [x9, #{CORE_LOAN}]
+    cmp     x12, #{IDLE}
+    b.ne    other_yield
+    ldr     x12, [x9, #{CORE_POSITION}]
+    cmp     x12, #{IDLE}
+    b.eq    other_yield
+    ldr     x12, [x10, #{VCORE_CONTROL}]
+    ldr     x13, [x9, #{CORE_ID}]
+    cmp     x13, x12, lsr #48
+    b.ne    other_yield                 // it lives elsewhere
+    ldr     x12, [x10, #{VCORE_SLOTS}]
+    ldr     x13, [x9, #{CORE_READY}]
+    bics    xzr, x12, x13
+    b.ne    other_yield
+    cmp     x1, #{MAX_VCORES}
+    b.hs    other_yield
+    add     x16, x1, #8
+    orr     x16, x16, x15, lsl #6       // its name
+    address x15, 12, 26
+    ldr     x12, [x15, #{ENVIRONMENT_DYING}]
+    cbnz    x12, other_yield
+    add     x15, x15, x1, lsl #6
+    add     x15, x15, #{ENVIRONMENT_VCORES}
+    ldr     x12, [x15, #{VCORE_CONTROL}]
+    address x12, 12, 26
+    ldr     x12, [x12, #{UPCALL_EVENTS}]
+    ldr     x14, [x15, #{VCORE_MASK}]
+    ldaxr   x17, [x15]
+    ubfx    x13, x17, #48, #8
+    cmp     x13, #{READY_EVENTS}
+    b.ne    other_yield
+    and     x12, x12, x17
+    lsl     x12, x12, #16
+    cbnz    x12, other_yield            // an upcall
+    and     x14, x14, x17
+    bic     x17, x17, x14
+    eor     x17, x17, #(({READY} ^ {RUNNING}) << 48)
+    stlxr   w12, x17, [x15]
+    cbnz    w12, other_yield
+    suspend
+    str     xzr, [x10, #{VCORE_MASK}]
+    str     x16, [x9, #{CORE_RUNNING}]
+    str     x16, [x9, #{CORE_BASE}]
+    mov     x12, #1
+    str     x12, [x9, #{CORE_LENT}]
+    mov     x13, #{READY_EVENTS}
+1:  ldxr    x17, [x10]                  // only events can come in between: each once
+    bfi     x17, x13, #48, #8
+    stlxr   w12, x17, [x10]
+    cbnz    w12, 1b
+    ldr     x12, [x9, #{CORE_ALARM}]    // `slice::arm`, with somebody who waits for the end of the slice
+    ldr     x13, [x9, #{CORE_SLICE_END}]
+    cmp     x12, x13
+    csel    x12, x12, x13, lo
+    ldr     x13, [x9, #{CORE_TIMER}]
+    cmp     x12, x13
+    b.eq    1f
+    str     x12, [x9, #{CORE_TIMER}]
+    msr     cntv_cval_el0, x12
+1:  switch
+    msr     tpidr_el0, xzr
+    mov     x0, xzr
+    mov     x1, x14
+    b       leave_events
+other_yield:
+    rust    {YIELD_TO}
+
 // The calls that are told apart by a table. (`svc #0` is none.)
 switching:
     adr     x17, 1f
@@ -342,7 +427,7 @@ switching:
     b       resume
     b       wait
     b       notify
-    rust    {YIELD_TO}
+    b       yield_to
 
 // A call that was not plain: its number again.
 slow:
@@ -368,11 +453,11 @@ other_call:
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
 leave:
+    add     sp, sp, #{FRAME}            // what was on the stack is below it now
     subs    x0, x0, #3
     b.ne    1f                          // else x0 = 0 already
 leave_events:
     zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
-    add     sp, sp, #{FRAME}
     eret
 1:  adds    x0, x0, #1
     b.eq    leave_full
@@ -382,7 +467,7 @@ leave_events:
     mov     x1, xzr
     b       leave_events
 leave_stack:
-    mov     x1, sp
+    sub     x1, sp, #{FRAME}
 leave_words:
     .irp    n, "2, 3", "4, 5", "6, 7"
     pair    ldp, x1, 0, \n
@@ -390,11 +475,9 @@ leave_words:
     ldr     x8, [x1, #64]
     ldp     x0, x1, [x1]
     zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
-    add     sp, sp, #{FRAME}
     eret
 
 leave_full:
-    add     sp, sp, #{FRAME}
     mrs     x16, tpidr_el1
     ldr     x16, [x16, #{CORE_CONTROL}]
     add     x16, x16, #{PREEMPTED}
