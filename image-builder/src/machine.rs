@@ -56,7 +56,9 @@ impl MachineOptions {
         arguments.extend(["-m".to_string(), format!("{}K", self.memory_kib)]);
         arguments.extend(["-nic", "none"].map(String::from));
         if self.icount {
-            arguments.extend(["-icount", "shift=0,sleep=off"].map(String::from));
+            // A clock of its own too: the host's would tell one run from the other.
+            let counted = ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"];
+            arguments.extend(counted.map(String::from));
         }
         arguments
     }

@@ -8,7 +8,6 @@ use image_builder::machine::MachineOptions;
 use image_builder::progress::Progress;
 use image_builder::{build, folders};
 use std::sync::Once;
-use std::time::Duration;
 
 fn tools() {
     static TOOLS: Once = Once::new();
@@ -24,7 +23,7 @@ fn pass(case: &Case) -> String {
 }
 
 fn machine(gic: u32, cpu: &str, el: u32) -> MachineOptions {
-    MachineOptions { cpu: cpu.to_string(), gic, el, ..MachineOptions::default() }
+    MachineOptions { cpu: cpu.to_string(), gic, el, ..cases::machine() }
 }
 
 /// A module for each machine, with `trial` and `rogue` as its tests.
@@ -113,7 +112,7 @@ fn tiny_runs_in_one_mebibyte() {
 #[test]
 fn tiny_runs_on_every_machine_that_is_small() {
     for (memory_kib, gic, el) in [(1024, 2, 1), (1024, 3, 2), (2048, 3, 1), (4096, 2, 2), (16 * 1024, 3, 1)] {
-        let options = MachineOptions { memory_kib, gic, el, ..MachineOptions::default() };
+        let options = MachineOptions { memory_kib, gic, el, ..cases::machine() };
         pass(&cases::tiny().on(options));
     }
 }
@@ -134,7 +133,7 @@ fn refuses_to_start(name: &str, change: impl Fn(&mut Vec<u8>, u64), reason: &str
     built.image_file = folders::output("damaged").unwrap().join(name);
     folders::write(&built.image_file, &bytes).unwrap();
     let arguments = emulator::arguments(&built, &options, &[]);
-    let captured = emulator::captured(&arguments, b"", Duration::from_secs(30)).unwrap();
+    let captured = emulator::captured(&arguments, b"", cases::HANGS).unwrap();
     assert!(captured.output.contains(reason), "{}", captured.output);
     assert!(matches!(captured.end, End::Code(code) if code != 0), "{:?}", captured.end);
 }
