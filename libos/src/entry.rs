@@ -69,28 +69,16 @@ pub(crate) fn name() -> &'static str {
     start::info_if_known().map_or("program", |info| info.name)
 }
 
-/// Makes `main` of an application its entry: `libos::main!(main);`.
+/// Makes `main` of a program its entry: `libos::main!(main);`, or `libos::main!(main, First);` in the first environment, which is told nothing
+/// but the frame of the machine's description.
 ///
 /// `main` takes nothing and returns what [`Termination`] understands.
 #[macro_export]
 macro_rules! main {
     ($main:path) => {
-        #[unsafe(no_mangle)]
-        extern "C" fn velvet_main() -> ! {
-            $crate::exit($crate::Termination::code($main()))
-        }
-
-        #[unsafe(no_mangle)]
-        extern "C" fn velvet_begin(x0: u64, sp: u64) -> ! {
-            $crate::entry::begin(x0, sp, $crate::entry::Kind::Application, velvet_main)
-        }
+        $crate::main!($main, Application);
     };
-}
-
-/// Makes `main` of the first environment its entry. It is told nothing but the frame of the machine's description.
-#[macro_export]
-macro_rules! first_main {
-    ($main:path) => {
+    ($main:path, $kind:ident) => {
         #[unsafe(no_mangle)]
         extern "C" fn velvet_main() -> ! {
             $crate::exit($crate::Termination::code($main()))
@@ -98,7 +86,7 @@ macro_rules! first_main {
 
         #[unsafe(no_mangle)]
         extern "C" fn velvet_begin(x0: u64, sp: u64) -> ! {
-            $crate::entry::begin(x0, sp, $crate::entry::Kind::First, velvet_main)
+            $crate::entry::begin(x0, sp, $crate::entry::Kind::$kind, velvet_main)
         }
     };
 }
@@ -133,7 +121,8 @@ mod machine {
     use core::arch::{asm, global_asm};
     use core::panic::PanicInfo;
     use core::ptr::addr_of_mut;
-    use exo_abi::exposed::MachineInfo;
+    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+    use exo_abi::exposed::{Features, MachineInfo};
     use exo_abi::{PAGE_BYTES, Pfn, Refusal, binding};
 
     /// Pages of address space for the first environment's heap and stack.
@@ -195,6 +184,10 @@ mod machine {
         unsafe { addr_of_mut!((*control::page()).upcall_entry).write_volatile(upcall::entry_address()) };
     }
 
+    /// What the outlined atomics of compiler-builtins look at before each operation; not 0: FEAT_LSE is there. A change decides about speed only.
+    #[unsafe(no_mangle)]
+    static __aarch64_have_lse_atomics: AtomicU8 = AtomicU8::new(0);
+
     /// Goes on with the main stack: the heap, what the program was told, `main`.
     extern "C" fn go_on(info: u64, heap: u64, heap_end: u64, main: u64) -> ! {
         mem::begin_heap(heap, heap_end);
@@ -242,6 +235,8 @@ mod machine {
         mem::places::begin(layout.maps, layout.far, layout.far_end);
         let control = mem::tables::leaf(layout.control).ok_or(Refusal::NotMapped)?;
         machine::begin(machine_frame, control.pfn())?;
+        let features = Features::from_bits_retain(machine::info().features);
+        __aarch64_have_lse_atomics.store(features.contains(Features::LSE) as u8, Relaxed);
         for (start, end) in [(layout.stack, layout.stack_end), (layout.heap, layout.heap_end)] {
             if start < end {
                 mem::add_region(start, end).ok_or(Refusal::BadArgument)?;

@@ -61,9 +61,9 @@ pub fn alarms(_: &Ground) -> Held {
     let event = Event::of_self(bit)?;
     // A busy host may let it pass before the wait sets it: then with a later one.
     let mut alarm = Instant::now();
-    for millis in (0..TRIES).map(|n| 10 << n) {
+    for round in 0..TRIES {
         event.notify()?;
-        alarm = Instant::after(Duration::from_millis(millis));
+        alarm = Instant::after(Duration::from_millis(10 << round));
         ensure!(event::wait(1 << bit, Some(alarm)) == 1 << bit, "a pending event did not end the wait");
         if Instant::now() < alarm {
             break;
