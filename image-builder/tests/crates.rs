@@ -71,5 +71,6 @@ fn a_crate_that_does_not_compile_shows_what_the_compiler_says() {
     let folder = outside("app-broken", &[("src/main.rs", "nonsense")]);
     let said = build(&folder, None).unwrap_err().to_string();
     assert!(said.contains("test.toml:7") && said.contains("cargo build") && said.contains("nonsense"), "{said}");
+    assert!(!said.contains("outline-atomics"), "a warning of ours stands before what is wrong:\n{said}");
     fs::remove_dir_all(folder).unwrap();
 }
