@@ -17,10 +17,12 @@ fn said(arguments: &[&str]) -> (Output, String) {
 
 #[test]
 fn help_names_every_command() {
-    let (output, text) = said(&["--help"]);
-    assert!(output.status.success());
-    for command in ["run", "build", "test", "bench", "soak", "doctor", "sizes"] {
-        assert!(text.contains(&format!("  {command} ")), "{command}\n{text}");
+    for help in ["--help", "help"] {
+        let (output, text) = said(&[help]);
+        assert!(output.status.success());
+        for command in ["run", "build", "test", "bench", "soak", "doctor", "sizes"] {
+            assert!(text.contains(&format!("  {command} ")), "{command}\n{text}");
+        }
     }
 }
 
