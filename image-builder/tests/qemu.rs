@@ -7,6 +7,7 @@ use image_builder::emulator::{self, End};
 use image_builder::machine::MachineOptions;
 use image_builder::progress::Progress;
 use image_builder::{build, folders};
+use std::fs;
 use std::sync::Once;
 
 fn tools() {
@@ -121,6 +122,30 @@ fn tiny_runs_on_every_machine_that_is_small() {
 fn a_crates_folder_is_an_image_too() {
     let folder = folders::repository().join("apps/hello");
     pass(&Case::new(&folder.display().to_string()).expecting(&["Hello"]));
+}
+
+/// Block `number` (from 1 on) of this language behind a heading of the README.
+fn readme(heading: &str, language: &str, number: usize) -> String {
+    let text = fs::read_to_string(folders::repository().join("README.md")).unwrap();
+    let (_, section) = text.split_once(heading).unwrap();
+    let block = section.split(&format!("\n```{language}\n")).nth(number).unwrap();
+    block.split("\n```").next().unwrap().to_string()
+}
+
+#[test]
+fn the_readmes_own_program_runs_from_its_folder_and_from_its_manifest() {
+    let folder = std::env::temp_dir().join(format!("velvet-readme-{}", std::process::id()));
+    fs::create_dir_all(folder.join("mine/src")).unwrap();
+    let heading = "## Your own program";
+    let libos = folders::repository().join("libos").display().to_string();
+    let crate_ = readme(heading, "toml", 1).replace("../velvet/libos", &libos);
+    fs::write(folder.join("mine/Cargo.toml"), crate_).unwrap();
+    fs::write(folder.join("mine/src/main.rs"), readme(heading, "rust,ignore", 1)).unwrap();
+    fs::write(folder.join("my.toml"), readme(heading, "toml", 2)).unwrap();
+    for image in ["mine", "my.toml"] {
+        pass(&Case::new(&folder.join(image).display().to_string()).expecting(&["Hello from mine."]));
+    }
+    fs::remove_dir_all(folder).unwrap();
 }
 
 /// Boots `demo` with changed bytes: the kernel says `reason` and stops.
