@@ -1,5 +1,6 @@
 //! The machine an image is for: QEMU's `virt` with chosen options, and what its device tree says of it.
 
+use crate::cases::CPUS;
 use crate::error::{Error, Result};
 use crate::{emulator, folders};
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -20,6 +21,9 @@ const KERNELS_OWN: [&str; 7] = [
     "arm,armv7-timer",
     "arm,smmu-v3",
 ];
+
+/// The timer of a core with a 64-bit state.
+const ARMV8_TIMER: &str = "arm,armv8-timer";
 
 /// What a person can choose about the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -165,6 +169,14 @@ impl Machine {
             devices: Vec::new(),
             device_tree: device_tree.clone(),
         };
+        // QEMU names the timer's architecture after the core's: Armv7 has no 64-bit state, and the kernel would never say a word.
+        let timer = |node: FdtNode<'_>| {
+            Some(text_list(node.property("compatible")?.value()).contains(&ARMV8_TIMER.to_string()))
+        };
+        if !fdt.root().children().filter_map(timer).any(|found| found) {
+            return Err(Error::new(format!("`{}` is not a 64-bit core", options.cpu))
+                .remedy(format!("choose another --cpu: {}", CPUS.join(", "))));
+        }
         machine.visit(fdt.root(), "");
         Ok(machine)
     }

@@ -35,6 +35,7 @@ fn nonsense_is_refused_with_a_reason() {
         (vec!["run", "--memory", "lots"], "not an amount of memory"),
         (vec!["run", "nothing"], "there is no image `nothing`"),
         (vec!["run", "--cpu", "z80"], "QEMU has no such machine"),
+        (vec!["run", "--cpu", "cortex-a15"], "`cortex-a15` is not a 64-bit core"),
         (vec!["fly"], "unrecognized subcommand"),
     ] {
         let (output, text) = said(&arguments);
