@@ -141,7 +141,7 @@ pub fn attack(image: &str, options: MachineOptions) -> Case {
 
 /// The machine of a test: its time is counted in instructions, so that what it sees does not depend on how busy the host is.
 pub fn machine() -> MachineOptions {
-    MachineOptions { icount: true, ..MachineOptions::default() }
+    MachineOptions { icount: Some(0), ..MachineOptions::default() }
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.

@@ -76,7 +76,7 @@ impl ImageArguments {
             memory_kib: self.memory,
             gic: self.gic,
             el: self.el,
-            icount: self.icount,
+            icount: self.icount.then_some(0),
         }
     }
 

@@ -38,13 +38,13 @@ pub struct MachineOptions {
     pub gic: u32,
     /// The exception level the kernel is entered at: 1 or 2.
     pub el: u32,
-    /// Count instructions: one is one nanosecond of the timer.
-    pub icount: bool,
+    /// Count instructions: one takes two to the power of this many nanoseconds, and every run is the same.
+    pub icount: Option<u32>,
 }
 
 impl Default for MachineOptions {
     fn default() -> MachineOptions {
-        MachineOptions { cpu: "cortex-a76".to_string(), smp: 1, memory_kib: 256 * 1024, gic: 3, el: 1, icount: false }
+        MachineOptions { cpu: "cortex-a76".to_string(), smp: 1, memory_kib: 256 * 1024, gic: 3, el: 1, icount: None }
     }
 }
 
@@ -59,10 +59,10 @@ impl MachineOptions {
         arguments.extend(["-smp".to_string(), self.smp.to_string()]);
         arguments.extend(["-m".to_string(), format!("{}K", self.memory_kib)]);
         arguments.extend(["-nic", "none"].map(String::from));
-        if self.icount {
+        if let Some(shift) = self.icount {
             // A clock of its own too: the host's would tell one run from the other.
-            let counted = ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"];
-            arguments.extend(counted.map(String::from));
+            let icount = format!("shift={shift},sleep=off");
+            arguments.extend(["-icount", &icount, "-rtc", "base=2026-01-01,clock=vm"].map(String::from));
         }
         arguments
     }
