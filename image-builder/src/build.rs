@@ -3,7 +3,7 @@
 use crate::archive::{self, Archive};
 use crate::cargo::{self, Wish};
 use crate::check::{self, Plan};
-use crate::elf;
+use crate::elf::{self, Executable};
 use crate::error::{Error, Place, Result};
 use crate::folders;
 use crate::image::{self, Image};
@@ -13,6 +13,7 @@ use crate::policy::Policy;
 use crate::progress::Progress;
 use std::fs;
 use std::path::{Path, PathBuf};
+use velvet_manifest::Manifest;
 
 /// Frames for a program that is given as a crate's folder, without a policy of its own.
 const FRAMES_WITHOUT_POLICY: u64 = 1024;
@@ -95,8 +96,9 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
     let kernel = kernel::flatten(&read(&cargo::kernel(progress)?)?)?;
     progress.step("laying out the image");
     let mut executables = Vec::new();
-    for (planned, file) in plan.programs.iter().zip(&files) {
-        let loaded = elf::load(&planned.program.name, &read(file)?);
+    for (index, (planned, file)) in plan.programs.iter().zip(&files).enumerate() {
+        let loaded = elf::load(&planned.program.name, &read(file)?)
+            .and_then(|executable| in_its_place(&planned.program.name, executable, index == Manifest::FIRST));
         executables.push(loaded.map_err(|error| error.at(&planned.place))?);
     }
     let archive = archive::lay_out(&plan, &executables)?;
@@ -112,6 +114,21 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
         folders::write(file, bytes)?;
     }
     Ok(Built { plan, kernel, archive, image, image_file, device_tree_file })
+}
+
+/// The kernel starts the first program, which is told nothing; every other one is told much by who starts it.
+fn in_its_place(name: &str, executable: Executable, first: bool) -> Result<Executable> {
+    match (executable.first, first) {
+        (false, true) => {
+            Err(Error::new(format!("`{name}` cannot be the first program: it was built to be started by another"))
+                .remedy("put `init` first, or another program with `libos::main!(main, First)`"))
+        }
+        (true, false) => {
+            Err(Error::new(format!("`{name}` can only be the first program: it was built to be started by the kernel"))
+                .remedy("put it first, or build it with `libos::main!(main)`"))
+        }
+        _ => Ok(executable),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

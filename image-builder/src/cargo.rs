@@ -16,6 +16,12 @@ pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The programs' target.
 pub const PROGRAM_TARGET: &str = "aarch64-unknown-none";
 
+/// Atomics are calls that choose at run time between FEAT_LSE and load-exclusive: one image for both kinds of core. It is given here and not
+/// in .cargo/config.toml because rustc warns of it at each crate ([`NOISE`]), and plain builds of a target need not be that image.
+const ATOMICS: &str = "-Ctarget-feature=+outline-atomics";
+/// How the compiler's warning of [`ATOMICS`] begins. No other switch does the same: LLVM's `-mattr` is ignored by rustc, no core's model has the feature.
+const NOISE: &str = "unstable feature specified for `-Ctarget-feature`";
+
 /// A binary to build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wish {
@@ -75,7 +81,7 @@ struct Made {
 fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args(["build", "--release", "--message-format", "json-render-diagnostics"])
+        .args(["build", "--release", "--message-format", "json"])
         .args(arguments)
         .arg("--target-dir")
         .arg(folders::target())
@@ -84,7 +90,7 @@ fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     for target in [KERNEL_TARGET, PROGRAM_TARGET] {
-        command.arg("--config").arg(format!("target.{target}.rustflags={}", path_flags()));
+        command.arg("--config").arg(format!("target.{target}.rustflags={}", flags()));
     }
     // These would replace the flags of .cargo/config.toml, and with them what the image consists of.
     for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
@@ -99,22 +105,31 @@ fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
         stderr.map(|mut stderr| stderr.read_to_string(&mut said));
         said
     });
-    let mut made = Vec::new();
+    let (mut made, mut diagnostics) = (Vec::new(), String::new());
     for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()).map_while(std::io::Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else {
             continue;
         };
-        made.extend(read_message(&message, progress));
+        made.extend(read_artifact(&message, progress));
+        diagnostics.extend(read_diagnostic(&message));
     }
     let status = child.wait().map_err(|cause| Error::new(format!("cannot wait for cargo: {cause}")))?;
     let said = said.join().unwrap_or_default();
     if status.success() {
+        progress.say(&diagnostics);
         return Ok(made);
     }
-    Err(Error::new(format!("cargo build {} failed\n{}", arguments.join(" "), said.trim_end())))
+    Err(Error::new(format!("cargo build {} failed\n{diagnostics}{}", arguments.join(" "), said.trim_end())))
 }
 
-fn read_message(message: &Value, progress: &Progress) -> Option<Made> {
+/// What the compiler says to a person.
+fn read_diagnostic(message: &Value) -> Option<String> {
+    let diagnostic = &message["message"];
+    let noise = diagnostic["message"].as_str()?.starts_with(NOISE);
+    diagnostic["rendered"].as_str().filter(|_| !noise).map(str::to_string)
+}
+
+fn read_artifact(message: &Value, progress: &Progress) -> Option<Made> {
     if message["reason"] != "compiler-artifact" {
         return None;
     }
@@ -125,8 +140,9 @@ fn read_message(message: &Value, progress: &Progress) -> Option<Made> {
     Some(Made { manifest, name, file })
 }
 
-/// Local folders are replaced in what the compiler writes down, so that every machine builds the same bytes.
-fn path_flags() -> String {
+/// What the compiler is told besides the flags of .cargo/config.toml. Local folders are replaced in what it writes down, so that every machine
+/// builds the same bytes.
+fn flags() -> String {
     let home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
@@ -139,7 +155,8 @@ fn path_flags() -> String {
         folders.push((root.join("lib/rustlib/src/rust"), format!("/rustc/{commit}")));
     }
     let flag = |(folder, name): &(PathBuf, String)| format!("--remap-path-prefix={}={name}", folder.display());
-    Value::from(folders.iter().map(flag).collect::<Vec<_>>()).to_string()
+    let flags: Vec<String> = folders.iter().map(flag).chain([ATOMICS.to_string()]).collect();
+    Value::from(flags).to_string()
 }
 
 fn binary(built: &[Made], wish: &Wish) -> Result<PathBuf> {

@@ -8,12 +8,14 @@ pub mod sizes;
 pub mod soak;
 pub mod test;
 
+use crate::build::{self as builder, Built};
 use crate::machine::{MachineOptions, parse_memory};
+use crate::progress::Progress;
 use clap::{Args, Parser, Subcommand};
 
 /// Builds Velvet images and runs them in QEMU.
 #[derive(Debug, Parser)]
-#[command(name = "cargo image", bin_name = "cargo image", disable_help_subcommand = true)]
+#[command(name = "cargo image", bin_name = "cargo image")]
 pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]
@@ -39,9 +41,12 @@ pub enum Command {
     Sizes(sizes::Arguments),
 }
 
-/// Choices about the machine.
+/// An image, and choices about the machine it is for.
 #[derive(Clone, Debug, Args)]
-pub struct MachineArguments {
+pub struct ImageArguments {
+    /// A name in image-builder/images, a .toml file, or the folder of an application's crate.
+    #[arg(default_value = "demo")]
+    pub image: String,
     /// Model of the cores, as QEMU calls it.
     #[arg(long, default_value = "cortex-a76")]
     pub cpu: String,
@@ -62,17 +67,23 @@ pub struct MachineArguments {
     pub icount: bool,
 }
 
-impl MachineArguments {
-    /// As the rest of the program calls it.
-    pub fn options(&self) -> MachineOptions {
+impl ImageArguments {
+    /// The machine, as the rest of the program calls it.
+    pub fn machine(&self) -> MachineOptions {
         MachineOptions {
             cpu: self.cpu.clone(),
             smp: self.smp,
             memory_kib: self.memory,
             gic: self.gic,
             el: self.el,
-            icount: self.icount,
+            icount: self.icount.then_some(0),
         }
+    }
+
+    /// Builds the image while a person watches.
+    pub fn build(&self) -> crate::Result<Built> {
+        doctor::ensure()?;
+        builder::build(&builder::find(&self.image)?, &self.machine(), &Progress::shown())
     }
 }
 

@@ -9,7 +9,8 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
 type Header = elf::FileHeader64<Le>;
 
-/// The section in which an application says which version of the contract it was built for.
+/// The section in which an application says which version of the contract it was built for, and in a second word (not 0) that it was built to be the
+/// first environment.
 pub const ABI_SECTION: &str = ".velvet.abi";
 
 /// An application, cut into pages.
@@ -19,6 +20,8 @@ pub struct Executable {
     pub entry: u64,
     /// By ascending address.
     pub segments: Vec<Pages>,
+    /// It was built to be the first environment, and nothing else.
+    pub first: bool,
 }
 
 /// A page-aligned stretch of it.
@@ -68,8 +71,9 @@ pub fn load(name: &str, file: &[u8]) -> Result<Executable> {
     segments.sort_by_key(|segment| segment.va);
     let entry = header.e_entry(little);
     check(&segments, entry).map_err(|what| refused(&what))?;
-    check_version(name, header, file)?;
-    Ok(Executable { entry, segments })
+    let said = said(header, file).unwrap_or_default();
+    check_version(name, said)?;
+    Ok(Executable { entry, segments, first: said.get(4..8).is_some_and(|word| word != [0; 4]) })
 }
 
 fn pages(program: &elf::ProgramHeader64<Le>, file: &[u8]) -> std::result::Result<Pages, String> {
@@ -119,9 +123,9 @@ fn check(segments: &[Pages], entry: u64) -> std::result::Result<(), String> {
     }
 }
 
-fn check_version(name: &str, header: &Header, file: &[u8]) -> Result<()> {
+fn check_version(name: &str, said: &[u8]) -> Result<()> {
     let mine = exo_abi::ABI_VERSION;
-    match abi_version(header, file) {
+    match said.first_chunk().map(|word| u32::from_le_bytes(*word)) {
         Some(version) if version == mine => Ok(()),
         Some(version) => Err(Error::new(format!(
             "`{name}` is refused: it was built for ABI version {version}, this is version {mine}"
@@ -134,9 +138,9 @@ fn check_version(name: &str, header: &Header, file: &[u8]) -> Result<()> {
     }
 }
 
-fn abi_version(header: &Header, file: &[u8]) -> Option<u32> {
+/// What stands in [`ABI_SECTION`].
+fn said<'a>(header: &Header, file: &'a [u8]) -> Option<&'a [u8]> {
     let sections = header.sections(Le, file).ok()?;
     let (_, section) = sections.section_by_name(Le, ABI_SECTION.as_bytes())?;
-    let bytes = section.data(Le, file).ok()?;
-    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+    section.data(Le, file).ok()
 }

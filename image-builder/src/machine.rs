@@ -1,5 +1,6 @@
 //! The machine an image is for: QEMU's `virt` with chosen options, and what its device tree says of it.
 
+use crate::cases::CPUS;
 use crate::error::{Error, Result};
 use crate::{emulator, folders};
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -21,6 +22,9 @@ const KERNELS_OWN: [&str; 7] = [
     "arm,smmu-v3",
 ];
 
+/// The timer of a core with a 64-bit state.
+const ARMV8_TIMER: &str = "arm,armv8-timer";
+
 /// What a person can choose about the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MachineOptions {
@@ -34,13 +38,13 @@ pub struct MachineOptions {
     pub gic: u32,
     /// The exception level the kernel is entered at: 1 or 2.
     pub el: u32,
-    /// Count instructions: one is one nanosecond of the timer.
-    pub icount: bool,
+    /// Count instructions: one takes two to the power of this many nanoseconds, and every run is the same.
+    pub icount: Option<u32>,
 }
 
 impl Default for MachineOptions {
     fn default() -> MachineOptions {
-        MachineOptions { cpu: "cortex-a76".to_string(), smp: 1, memory_kib: 256 * 1024, gic: 3, el: 1, icount: false }
+        MachineOptions { cpu: "cortex-a76".to_string(), smp: 1, memory_kib: 256 * 1024, gic: 3, el: 1, icount: None }
     }
 }
 
@@ -55,8 +59,10 @@ impl MachineOptions {
         arguments.extend(["-smp".to_string(), self.smp.to_string()]);
         arguments.extend(["-m".to_string(), format!("{}K", self.memory_kib)]);
         arguments.extend(["-nic", "none"].map(String::from));
-        if self.icount {
-            arguments.extend(["-icount", "shift=0,sleep=off"].map(String::from));
+        if let Some(shift) = self.icount {
+            // A clock of its own too: the host's would tell one run from the other.
+            let icount = format!("shift={shift},sleep=off");
+            arguments.extend(["-icount", &icount, "-rtc", "base=2026-01-01,clock=vm"].map(String::from));
         }
         arguments
     }
@@ -163,6 +169,14 @@ impl Machine {
             devices: Vec::new(),
             device_tree: device_tree.clone(),
         };
+        // QEMU names the timer's architecture after the core's: Armv7 has no 64-bit state, and the kernel would never say a word.
+        let timer = |node: FdtNode<'_>| {
+            Some(text_list(node.property("compatible")?.value()).contains(&ARMV8_TIMER.to_string()))
+        };
+        if !fdt.root().children().filter_map(timer).any(|found| found) {
+            return Err(Error::new(format!("`{}` is not a 64-bit core", options.cpu))
+                .remedy(format!("choose another --cpu: {}", CPUS.join(", "))));
+        }
         machine.visit(fdt.root(), "");
         Ok(machine)
     }

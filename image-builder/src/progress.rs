@@ -42,6 +42,17 @@ impl Progress {
         }
     }
 
+    /// Something that a person may want to read, though it goes on.
+    pub fn say(&self, text: &str) {
+        let text = text.trim_end();
+        match self {
+            _ if text.is_empty() => {}
+            Progress::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            Progress::Lines => eprintln!("{text}"),
+            Progress::Silent => {}
+        }
+    }
+
     /// A crate is done.
     pub fn built(&self, name: &str) {
         if let Progress::Bar(bar) = self {

@@ -3,6 +3,9 @@
 use image_builder::cargo::{Wish, programs};
 use image_builder::elf::load;
 use image_builder::error::Place;
+use image_builder::folders;
+use image_builder::machine::MachineOptions;
+use image_builder::policy::Policy;
 use image_builder::progress::Progress;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,5 +74,19 @@ fn a_crate_that_does_not_compile_shows_what_the_compiler_says() {
     let folder = outside("app-broken", &[("src/main.rs", "nonsense")]);
     let said = build(&folder, None).unwrap_err().to_string();
     assert!(said.contains("test.toml:7") && said.contains("cargo build") && said.contains("nonsense"), "{said}");
+    assert!(!said.contains("outline-atomics"), "a warning of ours stands before what is wrong:\n{said}");
     fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_program_in_the_place_of_another_kind_is_refused() {
+    let said = |names: [&str; 2]| {
+        let program = |name| format!("[[program]]\nname = \"{name}\"\nframes = 64\n");
+        let policy = Policy::parse(&folders::images().join("test.toml"), names.map(program).concat()).unwrap();
+        image_builder::build::build(&policy, &MachineOptions::default(), &Progress::Silent).unwrap_err().to_string()
+    };
+    let first = said(["hello", "init"]);
+    assert!(first.contains("test.toml:2: `hello` cannot be the first program"), "{first}");
+    let second = said(["init", "rogue"]);
+    assert!(second.contains("test.toml:5: `rogue` can only be the first program"), "{second}");
 }

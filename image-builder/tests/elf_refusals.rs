@@ -61,6 +61,16 @@ fn another_abi_version_is_refused_and_both_are_named() {
 }
 
 #[test]
+fn a_first_environment_says_so() {
+    let version = exo_abi::ABI_VERSION.to_le_bytes();
+    for (first, said) in [(0u32, false), (1, true)] {
+        let file = Elf { abi: Some([version, first.to_le_bytes()].concat()), ..Elf::good() }.bytes();
+        assert_eq!(load("app", &file).unwrap().first, said);
+    }
+    assert!(!load("app", &Elf::good().bytes()).unwrap().first);
+}
+
+#[test]
 fn an_entry_outside_of_executable_segments_is_refused() {
     for entry in [0, 0x20_0010, 0x20_4020, 0x50_0000] {
         refused(&Elf { entry, ..Elf::good() }.bytes(), "does not lie in an executable segment");

@@ -7,8 +7,8 @@ use image_builder::emulator::{self, End};
 use image_builder::machine::MachineOptions;
 use image_builder::progress::Progress;
 use image_builder::{build, folders};
+use std::fs;
 use std::sync::Once;
-use std::time::Duration;
 
 fn tools() {
     static TOOLS: Once = Once::new();
@@ -24,7 +24,7 @@ fn pass(case: &Case) -> String {
 }
 
 fn machine(gic: u32, cpu: &str, el: u32) -> MachineOptions {
-    MachineOptions { cpu: cpu.to_string(), gic, el, ..MachineOptions::default() }
+    MachineOptions { cpu: cpu.to_string(), gic, el, ..cases::machine() }
 }
 
 /// A module for each machine, with `trial` and `rogue` as its tests.
@@ -113,7 +113,7 @@ fn tiny_runs_in_one_mebibyte() {
 #[test]
 fn tiny_runs_on_every_machine_that_is_small() {
     for (memory_kib, gic, el) in [(1024, 2, 1), (1024, 3, 2), (2048, 3, 1), (4096, 2, 2), (16 * 1024, 3, 1)] {
-        let options = MachineOptions { memory_kib, gic, el, ..MachineOptions::default() };
+        let options = MachineOptions { memory_kib, gic, el, ..cases::machine() };
         pass(&cases::tiny().on(options));
     }
 }
@@ -122,6 +122,30 @@ fn tiny_runs_on_every_machine_that_is_small() {
 fn a_crates_folder_is_an_image_too() {
     let folder = folders::repository().join("apps/hello");
     pass(&Case::new(&folder.display().to_string()).expecting(&["Hello"]));
+}
+
+/// Block `number` (from 1 on) of this language behind a heading of the README.
+fn readme(heading: &str, language: &str, number: usize) -> String {
+    let text = fs::read_to_string(folders::repository().join("README.md")).unwrap();
+    let (_, section) = text.split_once(heading).unwrap();
+    let block = section.split(&format!("\n```{language}\n")).nth(number).unwrap();
+    block.split("\n```").next().unwrap().to_string()
+}
+
+#[test]
+fn the_readmes_own_program_runs_from_its_folder_and_from_its_manifest() {
+    let folder = std::env::temp_dir().join(format!("velvet-readme-{}", std::process::id()));
+    fs::create_dir_all(folder.join("mine/src")).unwrap();
+    let heading = "## Your own program";
+    let libos = folders::repository().join("libos").display().to_string();
+    let crate_ = readme(heading, "toml", 1).replace("../velvet/libos", &libos);
+    fs::write(folder.join("mine/Cargo.toml"), crate_).unwrap();
+    fs::write(folder.join("mine/src/main.rs"), readme(heading, "rust,ignore", 1)).unwrap();
+    fs::write(folder.join("my.toml"), readme(heading, "toml", 2)).unwrap();
+    for image in ["mine", "my.toml"] {
+        pass(&Case::new(&folder.join(image).display().to_string()).expecting(&["Hello from mine."]));
+    }
+    fs::remove_dir_all(folder).unwrap();
 }
 
 /// Boots `demo` with changed bytes: the kernel says `reason` and stops.
@@ -134,7 +158,7 @@ fn refuses_to_start(name: &str, change: impl Fn(&mut Vec<u8>, u64), reason: &str
     built.image_file = folders::output("damaged").unwrap().join(name);
     folders::write(&built.image_file, &bytes).unwrap();
     let arguments = emulator::arguments(&built, &options, &[]);
-    let captured = emulator::captured(&arguments, b"", Duration::from_secs(30)).unwrap();
+    let captured = emulator::captured(&arguments, b"", cases::HANGS).unwrap();
     assert!(captured.output.contains(reason), "{}", captured.output);
     assert!(matches!(captured.end, End::Code(code) if code != 0), "{:?}", captured.end);
 }

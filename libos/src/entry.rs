@@ -69,63 +69,44 @@ pub(crate) fn name() -> &'static str {
     start::info_if_known().map_or("program", |info| info.name)
 }
 
-/// Makes `main` of an application its entry: `libos::main!(main);`.
+/// Makes `main` of a program its entry: `libos::main!(main);`, or `libos::main!(main, First);` in one that is the first environment, which is
+/// told nothing but the frame of the machine's description.
 ///
 /// `main` takes nothing and returns what [`Termination`] understands.
 #[macro_export]
 macro_rules! main {
     ($main:path) => {
+        $crate::main!(@ $main, 0);
+    };
+    ($main:path, First) => {
+        $crate::main!(@ $main, 1);
+    };
+    (@ $main:path, $first:literal) => {
         #[unsafe(no_mangle)]
         extern "C" fn velvet_main() -> ! {
             $crate::exit($crate::Termination::code($main()))
         }
 
-        #[unsafe(no_mangle)]
-        extern "C" fn velvet_begin(x0: u64, sp: u64) -> ! {
-            $crate::entry::begin(x0, sp, $crate::entry::Kind::Application, velvet_main)
-        }
+        // What image-builder and `_start` look at: the version this program is built for, and whether it is a first environment; kept through
+        // the linker's garbage collection ("R").
+        ::core::arch::global_asm!(
+            ".pushsection .velvet.abi, \"aR\", %progbits",
+            ".balign 8",
+            ".globl velvet_abi",
+            "velvet_abi: .word {version}, {first}",
+            ".popsection",
+            version = const $crate::abi::ABI_VERSION,
+            first = const $first,
+        );
     };
 }
 
-/// Makes `main` of the first environment its entry. It is told nothing but the frame of the machine's description.
-#[macro_export]
-macro_rules! first_main {
-    ($main:path) => {
-        #[unsafe(no_mangle)]
-        extern "C" fn velvet_main() -> ! {
-            $crate::exit($crate::Termination::code($main()))
-        }
-
-        #[unsafe(no_mangle)]
-        extern "C" fn velvet_begin(x0: u64, sp: u64) -> ! {
-            $crate::entry::begin(x0, sp, $crate::entry::Kind::First, velvet_main)
-        }
-    };
-}
-
-/// Who starts a program, and what x0 means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Another environment; x0 is the address of a [`start::StartInfo`].
-    Application,
-    /// The kernel; x0 is the frame of [`exo_abi::exposed::MachineInfo`].
-    First,
-}
-
-#[cfg(target_os = "none")]
-pub use machine::begin;
 #[cfg(target_os = "none")]
 pub(crate) use machine::{adopt_vcore, call_on_stack};
 
-/// Nothing begins on a host.
-#[cfg(not(target_os = "none"))]
-pub fn begin(_: u64, _: u64, _: Kind, _: extern "C" fn() -> !) -> ! {
-    panic!("programs begin on Velvet only")
-}
-
 #[cfg(target_os = "none")]
 mod machine {
-    use super::{Kind, NOT_STARTED, PANICKED, name};
+    use super::{NOT_STARTED, PANICKED, name};
     use crate::control::{self, library_get, library_set};
     use crate::start::{self, INFO_PAGES, Layout, StartInfo};
     use crate::{machine, mem, sys, upcall};
@@ -133,7 +114,8 @@ mod machine {
     use core::arch::{asm, global_asm};
     use core::panic::PanicInfo;
     use core::ptr::addr_of_mut;
-    use exo_abi::exposed::MachineInfo;
+    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+    use exo_abi::exposed::{Features, MachineInfo};
     use exo_abi::{PAGE_BYTES, Pfn, Refusal, binding};
 
     /// Pages of address space for the first environment's heap and stack.
@@ -154,37 +136,38 @@ mod machine {
         "mov x29, xzr",
         "mov x30, xzr",
         "mov x1, sp",
-        "b velvet_begin",
+        "adrp x2, velvet_abi",
+        "add x2, x2, :lo12:velvet_abi",
+        "ldr w2, [x2, #4]",
+        "b {begin}",
         ".popsection",
-        // The version this program is built for; kept through the linker's garbage collection ("R").
-        ".pushsection .velvet.abi, \"aR\", %progbits",
-        ".balign 4",
-        ".word {version}",
-        ".popsection",
-        version = const exo_abi::ABI_VERSION,
+        begin = sym begin,
     );
 
-    /// The library's first code, on the small stack. What `_start` calls, by way of the application's macro.
+    unsafe extern "C" {
+        /// Where [`main!`](crate::main) put the application's.
+        safe fn velvet_main() -> !;
+    }
+
+    /// The library's first code, on the small stack. `first`: the kernel started this program, and x0 is the frame of [`MachineInfo`];
+    /// else another environment did, and it is the address of a [`StartInfo`].
     ///
     /// Nothing here touches stack or heap proper: the upcall that fills them would run on the stack that is in use.
-    pub fn begin(x0: u64, sp: u64, kind: Kind, main: extern "C" fn() -> !) -> ! {
-        let told = match kind {
-            Kind::Application => start::peek(told(x0)).filter(|(version, ..)| *version == exo_abi::ABI_VERSION),
-            Kind::First => {
-                let control = control::page() as u64;
-                Some((exo_abi::ABI_VERSION, Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES), x0))
-            }
+    extern "C" fn begin(x0: u64, sp: u64, first: u32) -> ! {
+        let first = first != 0;
+        let told = if first {
+            let control = control::page() as u64;
+            Some((exo_abi::ABI_VERSION, Layout::above(control, FIRST_STACK_PAGES, FIRST_HEAP_PAGES), x0))
+        } else {
+            start::peek(told(x0)).filter(|(version, ..)| *version == exo_abi::ABI_VERSION)
         };
         let Some((_, layout, machine_frame)) = told else { sys::halt(NOT_STARTED) };
         if begin_memory(&layout, Pfn(machine_frame)).is_err() {
             sys::halt(NOT_STARTED);
         }
-        let info = match kind {
-            Kind::Application => x0,
-            Kind::First => NOTHING_TOLD,
-        };
         adopt_vcore(0, sp);
-        call_on_stack(layout.stack_end, go_on, [info, layout.heap, layout.heap_end, main as usize as u64])
+        let info = if first { NOTHING_TOLD } else { x0 };
+        call_on_stack(layout.stack_end, go_on, [info, layout.heap, layout.heap_end, 0])
     }
 
     /// Makes the running vcore's control page the library's: upcalls enter from now on, on the stack that ends at `stack_end`.
@@ -195,8 +178,12 @@ mod machine {
         unsafe { addr_of_mut!((*control::page()).upcall_entry).write_volatile(upcall::entry_address()) };
     }
 
+    /// What the outlined atomics of compiler-builtins look at before each operation; not 0: FEAT_LSE is there. A change decides about speed only.
+    #[unsafe(no_mangle)]
+    static __aarch64_have_lse_atomics: AtomicU8 = AtomicU8::new(0);
+
     /// Goes on with the main stack: the heap, what the program was told, `main`.
-    extern "C" fn go_on(info: u64, heap: u64, heap_end: u64, main: u64) -> ! {
+    extern "C" fn go_on(info: u64, heap: u64, heap_end: u64, _: u64) -> ! {
         mem::begin_heap(heap, heap_end);
         let info = match info {
             NOTHING_TOLD => Some(first_info()),
@@ -204,9 +191,7 @@ mod machine {
         };
         let Some(info) = info else { sys::halt(NOT_STARTED) };
         start::set_info(info);
-        // SAFETY: `begin` passed the function here.
-        let main: extern "C" fn() -> ! = unsafe { core::mem::transmute(main) };
-        main()
+        velvet_main()
     }
 
     fn told(info: u64) -> &'static [u8] {
@@ -242,6 +227,8 @@ mod machine {
         mem::places::begin(layout.maps, layout.far, layout.far_end);
         let control = mem::tables::leaf(layout.control).ok_or(Refusal::NotMapped)?;
         machine::begin(machine_frame, control.pfn())?;
+        let features = Features::from_bits_retain(machine::info().features);
+        __aarch64_have_lse_atomics.store(features.contains(Features::LSE) as u8, Relaxed);
         for (start, end) in [(layout.stack, layout.stack_end), (layout.heap, layout.heap_end)] {
             if start < end {
                 mem::add_region(start, end).ok_or(Refusal::BadArgument)?;

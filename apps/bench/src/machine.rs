@@ -1,4 +1,7 @@
 //! Machine instructions that Rust has no words for.
+//!
+//! They are `unsafe` here, and not safe calls of the library, because a safe call that changes this program's own tables, or reads an address of
+//! which nobody knows what is there, has to look at each entry first, and that would be measured with it. Assembly is `unsafe` wherever it stands.
 
 use core::arch::asm;
 use exo_abi::page::MapEntry;

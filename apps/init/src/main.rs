@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 #[cfg(target_os = "none")]
-libos::first_main!(init::run::main);
+libos::main!(init::run::main, First);
 
 /// On a host only the library is of interest.
 #[cfg(not(target_os = "none"))]

@@ -12,8 +12,9 @@ use libos::time::Instant;
 
 /// Bytes kept at most.
 const MOST_PENDING: usize = 6 * 1024;
-/// How long a driver may take over a few bytes.
-const PATIENCE_US: u64 = 2_000;
+/// How long a driver may take over a few bytes. When it takes longer nobody knows whether it took them, and they are said again: 2 ms were too
+/// little for a driver that just begins.
+const PATIENCE_US: u64 = 10_000;
 /// Turns of draining before the machine is switched off anyway.
 const MOST_DRAINING: u32 = 500;
 /// Calls of one turn.

@@ -26,7 +26,7 @@ use exo_abi::binding::first;
 use libos::{console, println, sys};
 use workshop::{Ground, audit};
 
-libos::first_main!(main);
+libos::main!(main, First);
 
 static GROUND: Ground = Ground::of_first();
 

@@ -146,7 +146,7 @@ fn given(given: &Given, out: &mut impl Write) -> fmt::Result {
     let Some(kind) = BindingKind::from_number(u64::from(given.kind)) else {
         return Ok(());
     };
-    write!(out, "  {:>3} {kind:<6?} {:<24}", given.handle, given.name.as_str())?;
+    write!(out, "  {:>3} {:<6} {:<24}", given.handle, alloc::format!("{kind:?}"), given.name.as_str())?;
     let rights = Rights::from_bits_retain(given.rights);
     for (bit, text) in rights_of(kind) {
         if rights.contains(*bit) {

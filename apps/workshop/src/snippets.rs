@@ -137,8 +137,8 @@ snippets! {
         Echo: ["mov x0, #0", "1:", "svc #3", "mov x7, x0", "mov x0, #0", "b 1b"],
         /// Serves nothing: with its gate open it waits for the first call, then halts with its x1.
         DieOnCall: ["mov x0, #0", "svc #3", "mov x0, x1", "svc #22"],
-        /// Serves its first call by spinning; when the event CUT (bit 42) comes, halts with 42.
-        SpinOnCall: ["mov x0, #0", "svc #3", "1:", "mov x0, #(1 << 42)", "mov x1, #1", "svc #5", "cbz x1, 1b", "mov x0, #42", "svc #22"],
+        /// Serves its first call by spinning, with a 1 stored at sp; when the event CUT (bit 42) comes, halts with 42.
+        SpinOnCall: ["mov x0, #0", "svc #3", "mov x1, #1", "str x1, [sp]", "1:", "mov x0, #(1 << 42)", "mov x1, #1", "svc #5", "cbz x1, 1b", "mov x0, #42", "svc #22"],
         /// Passes calls on: x1 is the handle of the next gate, and counts up. Replies with the refusal of the last call in x2 and the calls that came to it in x3.
         PassOn: [
             "mov x0, #0",

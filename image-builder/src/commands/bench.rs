@@ -91,7 +91,7 @@ impl Budgets {
 pub fn bench(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
     let progress = Progress::shown();
-    let options = MachineOptions { icount: true, ..MachineOptions::default() };
+    let options = MachineOptions { icount: Some(0), ..MachineOptions::default() };
     let (built, mut figures) = measure(&options, &progress)?;
     let boots: Vec<u64> = (0..BOOTS).map(|_| boot(&options, &progress)).collect::<Result<_>>()?;
     figures.operations.insert(BOOT.to_string(), (boots.iter().sum(), BOOTS));

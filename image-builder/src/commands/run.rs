@@ -1,19 +1,15 @@
 //! `cargo image run`: builds an image and gives the terminal to it.
 
-use super::{MachineArguments, doctor};
-use crate::progress::Progress;
-use crate::{Result, build, emulator};
+use super::ImageArguments;
+use crate::{Result, emulator};
 use clap::Args;
 use std::time::Duration;
 
 /// What can be said after `run`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// A name in image-builder/images, a .toml file, or the folder of an application's crate.
-    #[arg(default_value = "demo")]
-    image: String,
     #[command(flatten)]
-    machine: MachineArguments,
+    image: ImageArguments,
     /// End after so many seconds, with exit code 124.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -27,12 +23,8 @@ pub struct Arguments {
 
 /// Ends with the guest's exit code.
 pub fn run(arguments: &Arguments) -> Result<i32> {
-    doctor::ensure()?;
-    let options = arguments.machine.options();
-    let progress = Progress::shown();
-    let built = build::build(&build::find(&arguments.image)?, &options, &progress)?;
-    drop(progress);
-    let qemu = emulator::arguments(&built, &options, &arguments.more);
+    let built = arguments.image.build()?;
+    let qemu = emulator::arguments(&built, &arguments.image.machine(), &arguments.more);
     if arguments.print_qemu {
         eprintln!("{}", emulator::shown(&qemu));
     }

@@ -1,8 +1,7 @@
 //! `cargo image sizes`: where each byte of an image goes.
 
-use super::{MachineArguments, doctor};
-use crate::build::{self, Built};
-use crate::progress::Progress;
+use super::ImageArguments;
+use crate::build::Built;
 use crate::{Result, emulator};
 use clap::Args;
 use exo_abi::PAGE_BYTES;
@@ -17,11 +16,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(30);
 /// What can be said after `sizes`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// A name in image-builder/images, a .toml file, or the folder of an application's crate.
-    #[arg(default_value = "demo")]
-    image: String,
     #[command(flatten)]
-    machine: MachineArguments,
+    image: ImageArguments,
     /// Boot the image, type `mem` and `off`, and show what it says of its frames.
     #[arg(long)]
     boot: bool,
@@ -29,11 +25,7 @@ pub struct Arguments {
 
 /// Prints the table.
 pub fn sizes(arguments: &Arguments) -> Result<i32> {
-    doctor::ensure()?;
-    let options = arguments.machine.options();
-    let progress = Progress::shown();
-    let built = build::build(&build::find(&arguments.image)?, &options, &progress)?;
-    drop(progress);
+    let (built, options) = (arguments.image.build()?, arguments.image.machine());
     print!("{}", table(&built));
     if arguments.boot {
         let qemu = emulator::arguments(&built, &options, &[]);
