@@ -371,14 +371,14 @@ yield_to:
     cbnz    x12, other_yield
     add     x15, x15, x1, lsl #6
     add     x15, x15, #{ENVIRONMENT_VCORES}
+    ldaxr   x17, [x15]
+    ubfx    x13, x17, #48, #8
+    cmp     x13, #{READY_EVENTS}
+    b.ne    other_yield                 // what does not exist has no control page either
     ldr     x12, [x15, #{VCORE_CONTROL}]
     address x12, 12, 26
     ldr     x12, [x12, #{UPCALL_EVENTS}]
     ldr     x14, [x15, #{VCORE_MASK}]
-    ldaxr   x17, [x15]
-    ubfx    x13, x17, #48, #8
-    cmp     x13, #{READY_EVENTS}
-    b.ne    other_yield
     and     x12, x12, x17
     lsl     x12, x12, #16
     cbnz    x12, other_yield            // an upcall
