@@ -66,30 +66,38 @@ pub fn go_on(m: &impl Machine, reference: VcoreRef, resume: Resume) {
     }
 }
 
+/// Lets a vcore that waits for an event run at once, at the cost of a later slice of its own; who runs now resumes so. False: nothing has changed.
+#[inline(always)]
+pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
+    let (core, vcore) = (m.core(), m.vcore(target));
+    let mask = vcore.mask.load(Relaxed) & PENDING;
+    let ends = |word: StateWord| word.waits() && mask & event != 0;
+    if !ends(vcore.word()) {
+        return false;
+    }
+    let Some(loan) = slice::loan_for(m, target) else { return false };
+    // Won at once: nobody needs to know that it was ready, nor that these events were pending.
+    let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
+    let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
+    core.events.store((word.0 | event) & mask, Relaxed);
+    if lender_resumes == Resume::Events {
+        gate::suspend(m, core.running());
+    }
+    slice::lend(m, &loan, target, lender_resumes);
+    true
+}
+
 /// `notify`: raises one event; the woken vcore may run at once.
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
-    let core = m.core();
-    let (me, target, event) = (core.running(), VcoreRef::from_word(object), 1 << (object >> 44));
-    let vcore = m.vcore(target);
-    let ends = |word: StateWord| word.waits() && vcore.mask.load(Relaxed) & event != 0;
-    if ends(vcore.word())
-        && let Some(loan) = slice::loan_for(m, target)
-    {
-        // Won at once: nobody needs to know that it was ready, nor that these events were pending.
-        let taken = vcore.mask.load(Relaxed) & PENDING;
-        let runs = |word: StateWord| StateWord(word.0 & !taken).in_state(State::Running);
-        if let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) {
-            gate::suspend(m, me);
-            slice::lend(m, &loan, target, Resume::Events);
-            core.events.store((word.0 | event) & taken, Relaxed);
-            return Outcome::Waited(target);
-        }
+    let (target, event) = (VcoreRef::from_word(object), 1 << (object >> 44));
+    if wake(m, target, event, Resume::Events) {
+        return Outcome::Waited(target);
     }
     raise(m, target, event);
-    core.woken.store(0, Relaxed);
+    m.core().woken.store(0, Relaxed);
     // An event of one's own may be wanted as an upcall.
-    if target == me { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
+    if target == m.core().running() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
 }
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.

@@ -9,7 +9,7 @@ use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Machine, Trigger};
-use crate::vcore::{self, VcoreRef};
+use crate::vcore::{self, Resume, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
@@ -72,8 +72,13 @@ pub fn fired(m: &impl Machine, line: u64) {
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
     let holder = holder(m, words);
+    let event = 1 << (word >> EVENT_SHIFT & 63);
     if holder.exists() {
-        event::raise(m, holder, 1 << (word >> EVENT_SHIFT & 63));
+        if event::wake(m, holder, event, Resume::Full) {
+            m.core().won.store(holder.0, Relaxed);
+        } else {
+            event::raise(m, holder, event);
+        }
     } else if word != 0 {
         m.retire_line(line);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);

@@ -67,6 +67,8 @@ pub struct Core {
     pub reschedule: AtomicU64,
     /// The vcore that was woken last, until somebody looked whether it may borrow.
     pub woken: AtomicU64,
+    /// The running vcore was won by an interrupt, in its wait, and has not gone on yet.
+    pub won: AtomicU64,
     /// What a vcore won in its wait finds.
     pub events: AtomicU64,
     /// Positions whose vcore may be able to run.
@@ -234,9 +236,13 @@ pub fn arm(m: &impl Machine) {
     } else if core.position() != IDLE && core.contended(core.position()) {
         at = at.min(core.slice_end.load(Relaxed));
     }
-    if core.reschedule.load(Relaxed) != 0 {
-        at = 0;
-    }
+    set_timer(m, core, at);
+}
+
+/// Sets the timer, unless it stands there already; at once when who runs must not simply go on.
+#[inline(always)]
+fn set_timer(m: &impl Machine, core: &Core, at: u64) {
+    let at = if core.reschedule.load(Relaxed) != 0 { 0 } else { at };
     if at != core.timer.load(Relaxed) {
         core.timer.store(at, Relaxed);
         m.set_timer(at);
@@ -419,14 +425,15 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
 }
 
 /// A position that pays for running before its turn, and the ticks left of it.
-pub struct Loan {
+pub struct Loan<'m> {
     position: u64,
     left: u64,
+    words: &'m Words,
 }
 
 /// The position with which `woken` could pay for running now: its own next one in this round, unless the rules of borrowing forbid it.
 #[inline(always)]
-pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<Loan> {
+pub fn loan_for<M: Machine>(m: &M, woken: VcoreRef) -> Option<Loan<'_>> {
     let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
     if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore.home() != core.id() {
@@ -441,26 +448,31 @@ pub fn loan_for(m: &impl Machine, woken: VcoreRef) -> Option<Loan> {
     let exact = exposed(words, position, OWNER).load(Relaxed) | exposed(words, loan, OWNER).load(Relaxed);
     let left = left(core, words, loan);
     let allowed = exact & SLICE_EXACT == 0 && left >= core.shortest.load(Relaxed);
-    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(Loan { position: loan, left })
+    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(Loan { position: loan, left, words })
 }
 
 /// The running vcore gives up the core so that `woken`, which has been won, runs at the cost of a later slice of this round.
 #[inline(always)]
-pub fn lend(m: &impl Machine, loan: &Loan, woken: VcoreRef, lender_resumes: Resume) {
+pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: Resume) {
     let (core, now) = (m.core(), m.now());
-    charge(core, vector(m, core), now);
+    charge(core, loan.words, now);
     core.loan.store(loan.position, Relaxed);
     core.loan_end.store(now + loan.left, Relaxed);
     let lender = core.running();
     core.begin_run(woken);
     event::go_on(m, lender, lender_resumes);
-    arm(m);
+    set_timer(m, core, core.alarm.load(Relaxed).min(now + loan.left));
 }
 
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
 pub fn after_interrupt(m: &impl Machine) -> Outcome {
     let core = m.core();
-    let running = core.running();
+    let (running, won) = (core.running(), core.won.load(Relaxed));
+    if won != 0 {
+        // Should its loan have passed already, the timer interrupts at once.
+        core.won.store(0, Relaxed);
+        return Outcome::Waited(running);
+    }
     if !running.exists() {
         return schedule(m);
     }
@@ -475,7 +487,8 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
         event::go_on(m, running, Resume::Full);
         return schedule(m);
     }
-    let woken = VcoreRef(core.woken.swap(0, Relaxed));
+    let woken = VcoreRef(core.woken.load(Relaxed));
+    core.woken.store(0, Relaxed);
     if woken.exists()
         && let Some(loan) = loan_for(m, woken)
         && win(m, m.vcore(woken))
@@ -488,6 +501,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
 }
 
 /// The timer passed: alarms and deadlines that are due.
+#[inline(never)]
 pub fn timer_fired(m: &impl Machine) {
     let core = m.core();
     core.timer.store(u64::MAX, Relaxed);

@@ -163,14 +163,14 @@ impl Vcore {
     /// and by what another core does with the vcore: who loses that often gives up.
     #[inline(always)]
     pub fn update(&self, m: &impl Machine, next: impl Fn(StateWord) -> Option<StateWord>) -> Option<StateWord> {
-        let mut word = self.word();
-        for _ in 0..EVENTS + 16 {
-            match m.exchange(&self.state, word.0, next(word)?.0) {
-                Ok(()) => return Some(word),
-                Err(seen) => word = StateWord(seen),
+        let (mut word, mut losses) = (self.word(), 0);
+        while let Err(seen) = m.exchange(&self.state, word.0, next(word)?.0) {
+            (word, losses) = (StateWord(seen), losses + 1);
+            if losses == EVENTS + 16 {
+                return None;
             }
         }
-        None
+        Some(word)
     }
     /// Goes from a state to another one, if it is in it.
     #[inline(always)]

@@ -28,10 +28,6 @@ core::arch::global_asm!(include_str!("memory.s"));
 core::arch::global_asm!(
     include_str!("vectors.s"),
     SVC64 = const 0x15u64 << 26 | 1 << 25,
-    NULL = const Call::Null as u64,
-    CALL = const Call::Call as u64,
-    REPLY_WAIT = const Call::ReplyWait as u64,
-    SWITCHING = const Call::FrameAlloc as u64,
     KIND_GATE = const BindingKind::Gate as u64,
     KIND_EVENT = const BindingKind::Event as u64,
     KIND_ENV = const BindingKind::Env as u64,
@@ -46,6 +42,7 @@ core::arch::global_asm!(
     MAX_CHAIN_CALLS = const MAX_CHAIN_CALLS,
     RUNNING = const State::Running as u64,
     GATE = const State::Gate as u64,
+    WAITING = const State::Waiting as u64,
     CALLING = const State::Calling as u64,
     BEGIN_CALL = const gate::BEGIN_CALL,
     DEPTH = const gate::DEPTH,
@@ -91,6 +88,7 @@ core::arch::global_asm!(
     PLAIN = sym on_plain,
     OTHER_NOTIFY = sym on_notify,
     WAIT = sym on_wait,
+    SCHEDULE = sym on_schedule,
     YIELD_TO = sym on_yield,
     LATE_EVENT = sym on_late_event,
     INTERRUPT = sym on_interrupt,
@@ -106,6 +104,10 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, caller) == offset_of!(Vcore, mask) + 8);
     assert!(offset_of!(Vcore, alarm) == offset_of!(Vcore, callee) + 8);
+    assert!(
+        Call::Null as u64 == 1 && Call::Call as u64 == 2 && Call::ReplyWait as u64 == 3 && Call::Resume as u64 == 4
+    );
+    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 
@@ -137,6 +139,11 @@ extern "C" fn on_notify(object: u64) -> Leave {
 
 extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
     finish(event::wait(&Arm, mask, alarm))
+}
+
+/// The running vcore waits.
+extern "C" fn on_schedule() -> Leave {
+    finish(slice::schedule(&Arm))
 }
 
 extern "C" fn on_yield(handle: u64, index: u64) -> Leave {

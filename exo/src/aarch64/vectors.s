@@ -168,15 +168,12 @@ vectors:
     mrs     x16, esr_el1
     mov     w17, #{SVC64}
     sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
-    cmp     w16, #{CALL}
-    b.eq    gate_call
-    cmp     w16, #{REPLY_WAIT}
-    b.eq    gate_reply
-    cmp     w16, #{NULL}
-    b.eq    null
-    cmp     w16, #{SWITCHING}
-    b.lo    switching
-    lsr     w17, w16, #16
+    cmp     w16, #8
+    b.hs    1f
+    adr     x17, hot_calls
+    add     x17, x17, x16, lsl #2
+    br      x17
+1:  lsr     w17, w16, #16
     cbnz    w17, no_call                // another exception
     b       other_call
 null:
@@ -316,23 +313,29 @@ other_notify:
     mov     x0, x16
     rust    {OTHER_NOTIFY}
 
-// `event::wait`, plain: what is waited for has come, and there is no alarm.
+// `event::wait`, plain: without an alarm.
 wait:
     lsr     x17, x0, #48
     orr     x17, x17, x1
     cbnz    x17, other_wait
     mrs     x9, tpidr_el1
-    ldr     x9, [x9]
-1:  ldxr    x17, [x9]
-    ands    x12, x17, x0
-    b.eq    other_wait
-    bic     x17, x17, x12
-    stlxr   w16, x17, [x9]
-    cbnz    w16, 1b
-    str     xzr, [x9, #{VCORE_ALARM}]
+    ldp     x10, x11, [x9]
+    suspend
+    str     x0, [x10, #{VCORE_MASK}]
+    str     xzr, [x10, #{VCORE_ALARM}]
+1:  ldaxr   x16, [x10]                  // only events can come in between: each once
+    ands    x12, x16, x0
+    b.ne    2f
+    eor     x16, x16, #(({RUNNING} ^ {WAITING}) << 48)
+    stlxr   w12, x16, [x10]
+    cbnz    w12, 1b
+    rust    {SCHEDULE}
+2:  bic     x16, x16, x12
+    stlxr   w17, x16, [x10]
+    cbnz    w17, 1b
     mov     x0, xzr
     mov     x1, x12
-    zero    9, 12, 16, 17
+    zero    9, 10, 11, 12, 16, 17, 18
     eret
 other_wait:
     rust    {WAIT}
@@ -415,19 +418,11 @@ yield_to:
 other_yield:
     rust    {YIELD_TO}
 
-// The calls that are told apart by a table. (`svc #0` is none.)
-switching:
-    adr     x17, 1f
-    add     x17, x17, x16, lsl #2
-    br      x17
-1:  b       no_call
-    b       null
-    b       gate_call
-    b       gate_reply
-    b       resume
-    b       wait
-    b       notify
-    b       yield_to
+// By number. (`svc #0` is no call.)
+hot_calls:
+    .irp    target, no_call, null, gate_call, gate_reply, resume, wait, notify, yield_to
+    b       \target
+    .endr
 
 // A call that was not plain: its number again.
 slow:
