@@ -42,40 +42,51 @@ pub enum Outcome {
     Idle,
 }
 
-/// Runs call `number` of the running vcore with x0 to x10 in `x`, where the results are left.
-#[inline(always)]
+/// Runs call `number` of the running vcore with x0 to x10 in `x`, where the results are left. (The vectors go straight to what this goes to.)
 pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
-    let environment = own_environment(m);
-    let call = Call::from_number(number);
-    let outcome = match call {
-        None => Err(Refusal::NoSuchCall),
-        Some(Call::Call) => gate::call(m, environment, x),
-        Some(Call::ReplyWait) => gate::reply_wait(m, environment, x),
-        Some(Call::Wait) => Ok(event::wait(m, x[0], x[1])),
-        Some(Call::YieldTo) => Ok(yield_to(m, x[0], x[1])),
-        Some(Call::Notify) => binding::find(m, environment, x[0], BindingKind::Event, Rights::EVENT_NOTIFY)
-            .map(|target| event::notify(m, target.object)),
-        Some(Call::Halt) => Ok(halt(m, m.core().running(), stop_reason::HALTED, x[0])),
-        Some(call) => {
-            let mut request = Request { m, environment, x, results: [0; 2] };
-            let done = request.run(call);
-            let results = request.results;
-            (x[0], x[1], x[2]) = (done.err().map_or(0, |refusal| refusal as u64), results[0], results[1]);
-            return Outcome::Return;
-        }
-    };
-    match outcome {
-        Err(refusal) if call == Some(Call::ReplyWait) => {
-            // x0 = 0 and x1 = 0 would be an empty set of events: x2 tells.
-            (x[0], x[1], x[2]) = (0, 0, refusal as u64);
-            Outcome::Return
-        }
-        outcome => outcome.unwrap_or_else(Outcome::Refused),
+    match Call::from_number(number) {
+        Some(Call::Call) => call(m, x),
+        Some(Call::ReplyWait) => reply_wait(m, x),
+        Some(Call::Wait) => event::wait(m, x[0], x[1]),
+        Some(Call::YieldTo) => yield_to(m, x[0], x[1]),
+        Some(Call::Notify) => event(m, x[0]).map_or_else(Outcome::Refused, |object| event::notify(m, object)),
+        _ => plain(m, number, x),
     }
 }
 
+/// `reply_wait`: its refusal is in x2, for x0 = 0 and x1 = 0 are an empty set of events.
+pub fn reply_wait(m: &impl Machine, x: &mut [u64; 11]) -> Outcome {
+    gate::reply_wait(m, own_environment(m), x).unwrap_or_else(|refusal| {
+        (x[0], x[1], x[2]) = (0, 0, refusal as u64);
+        Outcome::Return
+    })
+}
+
+/// `call`.
+pub fn call(m: &impl Machine, x: &mut [u64; 11]) -> Outcome {
+    gate::call(m, own_environment(m), x).unwrap_or_else(Outcome::Refused)
+}
+
+/// The event that a handle names.
+pub fn event(m: &impl Machine, handle: u64) -> Result<u64, Refusal> {
+    binding::find(m, own_environment(m), handle, BindingKind::Event, Rights::EVENT_NOTIFY).map(|found| found.object)
+}
+
+/// The calls that go on with the caller, and `halt`.
+pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
+    let Some(call) = Call::from_number(number) else { return Outcome::Refused(Refusal::NoSuchCall) };
+    if call == Call::Halt {
+        return halt(m, m.core().running(), stop_reason::HALTED, x[0]);
+    }
+    let mut request = Request { m, environment: own_environment(m), x, results: [0; 2] };
+    let refusal = request.run(call).err().map_or(0, |refusal| refusal as u64);
+    (x[1], x[2]) = (request.results[0], request.results[1]);
+    x[0] = refusal;
+    Outcome::Return
+}
+
 /// `yield_to`.
-#[inline(always)]
+#[inline(never)]
 pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Outcome {
     match lent_to(m, handle, index) {
         Ok(target) => slice::yield_to(m, target),
@@ -228,7 +239,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
             Call::DebugWrite => self.debug_write(),
             Call::Power => self.power(),
             Call::Audit => self.audit(),
-            // The vectors serve Null and Resume, the dispatcher those that switch.
+            // The vectors serve Null and Resume, the others are not this function's.
             _ => Ok(()),
         }
     }

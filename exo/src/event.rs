@@ -101,7 +101,7 @@ pub fn notify(m: &impl Machine, object: u64) -> Outcome {
 }
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.
-#[inline(always)]
+#[inline(never)]
 pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Outcome {
     if mask & !PENDING != 0 {
         return Outcome::Refused(Refusal::BadArgument);

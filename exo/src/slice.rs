@@ -229,14 +229,20 @@ pub fn kick(m: &impl Machine, core: &Core) {
 
 /// Sets the timer to the earliest of alarm, end of loan, and end of slice when somebody else could run; at once when who runs must not simply go on.
 pub fn arm(m: &impl Machine) {
-    let core = m.core();
-    let mut at = core.alarm.load(Relaxed);
-    if core.loan.load(Relaxed) != IDLE {
-        at = at.min(core.loan_end.load(Relaxed));
-    } else if core.position() != IDLE && core.contended(core.position()) {
-        at = at.min(core.slice_end.load(Relaxed));
-    }
-    set_timer(m, core, at);
+    arm_core(m, m.core());
+}
+
+#[inline(always)]
+fn arm_core(m: &impl Machine, core: &Core) {
+    let (position, alarm) = (core.position(), core.alarm.load(Relaxed));
+    let end = if core.loan.load(Relaxed) != IDLE {
+        core.loan_end.load(Relaxed)
+    } else if position != IDLE && core.contended(position) {
+        core.slice_end.load(Relaxed)
+    } else {
+        u64::MAX
+    };
+    set_timer(m, core, alarm.min(end));
 }
 
 /// Sets the timer, unless it stands there already; at once when who runs must not simply go on.
@@ -420,7 +426,7 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
     core.begin_run(vcore);
     core.lent.store(0, Relaxed);
     core.reschedule.store(0, Relaxed);
-    arm(m);
+    arm_core(m, core);
     Outcome::Enter(vcore)
 }
 
@@ -489,15 +495,19 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     }
     let woken = VcoreRef(core.woken.load(Relaxed));
     core.woken.store(0, Relaxed);
-    if woken.exists()
-        && let Some(loan) = loan_for(m, woken)
-        && win(m, m.vcore(woken))
-    {
-        lend(m, &loan, woken, Resume::Full);
+    if woken.exists() && borrow(m, woken) {
         return Outcome::Enter(woken);
     }
     arm(m);
     Outcome::Resume(running)
+}
+
+/// Lets a vcore that is ready run at once, as [`event::wake`] does.
+#[inline(never)]
+fn borrow(m: &impl Machine, woken: VcoreRef) -> bool {
+    let Some(loan) = loan_for(m, woken).filter(|_| win(m, m.vcore(woken))) else { return false };
+    lend(m, &loan, woken, Resume::Full);
+    true
 }
 
 /// The timer passed: alarms and deadlines that are due.

@@ -85,7 +85,7 @@ core::arch::global_asm!(
     ENVIRONMENT_DYING = const offset_of!(Environment, dying),
     ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
     ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
-    PLAIN = sym on_plain,
+    PLAIN = sym on_call,
     OTHER_NOTIFY = sym on_notify,
     WAIT = sym on_wait,
     SCHEDULE = sym on_schedule,
@@ -128,9 +128,26 @@ const DELIVER: Leave = Leave(4, 0);
 /// x0 = the word.
 const REFUSED: u64 = 5;
 
-extern "C" fn on_plain(x: &mut [u64; 11], number: u64) -> Leave {
-    finish(call::dispatch(&Arm, number, x))
+/// The calls that the vectors did not find plain, and all others.
+extern "C" fn on_call(x: &mut [u64; 11], number: u64) -> Leave {
+    match number {
+        CALL => finish_rarely(call::call(&Arm, x)),
+        REPLY_WAIT => finish_rarely(call::reply_wait(&Arm, x)),
+        NOTIFY => {
+            call::event(&Arm, x[0]).map_or_else(|refusal| Leave(REFUSED, refusal as u64), |object| on_notify(object))
+        }
+        YIELD_TO => on_yield(x[0], x[1]),
+        _ => match call::plain(&Arm, number, x) {
+            Outcome::Return => PLAIN,
+            outcome => finish_rarely(outcome),
+        },
+    }
 }
+
+const CALL: u64 = Call::Call as u64;
+const REPLY_WAIT: u64 = Call::ReplyWait as u64;
+const NOTIFY: u64 = Call::Notify as u64;
+const YIELD_TO: u64 = Call::YieldTo as u64;
 
 /// `notify`, looked up.
 extern "C" fn on_notify(object: u64) -> Leave {
@@ -138,7 +155,7 @@ extern "C" fn on_notify(object: u64) -> Leave {
 }
 
 extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
-    finish(event::wait(&Arm, mask, alarm))
+    finish_rarely(event::wait(&Arm, mask, alarm))
 }
 
 /// The running vcore waits.
@@ -147,7 +164,7 @@ extern "C" fn on_schedule() -> Leave {
 }
 
 extern "C" fn on_yield(handle: u64, index: u64) -> Leave {
-    finish(call::yield_to(&Arm, handle, index))
+    finish_rarely(call::yield_to(&Arm, handle, index))
 }
 
 /// An event came just when the vectors opened this vcore's gate.
@@ -167,9 +184,9 @@ extern "C" fn on_fault() -> Leave {
     // Nothing has changed ESR since: the kernel takes no exceptions.
     if mrs!("esr_el1") >> 26 == FP_TRAP && core.fp.load(Relaxed) == 0 {
         call::use_fp(&Arm);
-        return finish(Outcome::Resume(core.running()));
+        return finish_rarely(Outcome::Resume(core.running()));
     }
-    finish(call::fault(&Arm))
+    finish_rarely(call::fault(&Arm))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
@@ -178,7 +195,7 @@ extern "C" fn on_resume_events() -> Leave {
     control.copy(word!(upcall.pc), word!(preempted.pc), 2);
     control.copy(word!(upcall.x) + 16, word!(preempted.x) + 16, 2);
     control.set(word!(masked), 0);
-    finish(Outcome::Resume(Arm.core().running()))
+    finish_rarely(Outcome::Resume(Arm.core().running()))
 }
 
 /// The batch of a `resume`.
@@ -203,21 +220,21 @@ fn serve_interrupts() {
 #[inline(always)]
 fn finish(outcome: Outcome) -> Leave {
     match outcome {
+        Outcome::Enter(next) => enter(next),
+        Outcome::Waited(next) => waited(next),
+        outcome => finish_rarely(outcome),
+    }
+}
+
+/// The same, once for all who need not be fast.
+#[inline(never)]
+fn finish_rarely(outcome: Outcome) -> Leave {
+    match outcome {
         Outcome::Return => PLAIN,
         Outcome::Events(events) => Leave(EVENTS, events),
         Outcome::Refused(refusal) => Leave(REFUSED, refusal as u64),
         Outcome::Enter(next) => enter(next),
-        Outcome::Waited(next) => {
-            call::leave_fp(&Arm, next);
-            behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
-        }
-        other => finish_rarely(other),
-    }
-}
-
-#[inline(never)]
-fn finish_rarely(outcome: Outcome) -> Leave {
-    match outcome {
+        Outcome::Waited(next) => waited(next),
         Outcome::Deliver(next) => {
             let control = switch(next);
             execute!("msr sp_el0, {}", control.get(word!(sp)));
@@ -229,7 +246,7 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             resume_full(next, switch(next))
         }
         Outcome::Idle => idle(),
-        _ => {
+        Outcome::ReturnOrUpcall => {
             let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
             if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), running_control(), interrupted) {
                 go_on(entry, 0);
@@ -237,6 +254,13 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             Leave(EVENTS, 0)
         }
     }
+}
+
+/// A vcore that was won in its wait goes on behind it.
+#[inline(always)]
+fn waited(next: VcoreRef) -> Leave {
+    call::leave_fp(&Arm, next);
+    behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
 }
 
 /// A vcore that was won goes on as its state word says.
@@ -359,7 +383,7 @@ unsafe extern "C" {
 
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let leave = finish(slice::schedule(&Arm));
+    let leave = finish_rarely(slice::schedule(&Arm));
     debug_assert!(leave.0 == WORDS);
     let argument = running_control().get(word!(result));
     // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.

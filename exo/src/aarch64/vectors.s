@@ -104,6 +104,7 @@
     lsr     x17, x0, #7
     cmp     x17, #{BINDING_FRAMES}
     b.hs    slow                        // beyond every table, or flags: then x8 to x10 are arguments
+    and     x17, x17, #({BINDING_FRAMES} - 1) // for who speculates past the branch, here and below
     mrs     x9, tpidr_el1
     ldp     x10, x11, [x9]
     and     x12, x10, #~0xfff           // the environment, in whose frame the vcore lies
@@ -170,6 +171,7 @@ vectors:
     sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
     cmp     w16, #8
     b.hs    1f
+    and     x16, x16, #7
     adr     x17, hot_calls
     add     x17, x17, x16, lsl #2
     br      x17
@@ -247,12 +249,12 @@ gate_reply:
     b.ne    slow                        // an event ends the wait
     ubfiz   x15, x14, #6, #32
     orr     x15, x15, #{LINEAR}
-    ldr     x12, [x15, #{VCORE_CALLEE}]
-    cmp     x12, x13
-    b.ne    slow
     ldaxr   x17, [x15]
     ubfx    x12, x17, #48, #4
     cmp     x12, #{CALLING}
+    b.ne    slow
+    ldr     x12, [x15, #{VCORE_CALLEE}] // after the word, which counts calls: this very call
+    cmp     x12, x13
     b.ne    slow
     eor     x17, x17, #(({CALLING} ^ {RUNNING}) << 48)
     stlxr   w12, x17, [x15]
@@ -367,6 +369,7 @@ yield_to:
     b.ne    other_yield
     cmp     x1, #{MAX_VCORES}
     b.hs    other_yield
+    and     x1, x1, #63
     add     x16, x1, #8
     orr     x16, x16, x15, lsl #6       // its name
     address x15, 12, 26
