@@ -193,8 +193,8 @@ impl Vcore {
     }
     /// Takes the events that a wait is for.
     #[inline(always)]
-    pub fn take_waited(&self, m: &impl Machine) -> u64 {
-        self.take(m, self.word().pending() & self.mask.load(Relaxed))
+    pub fn take_waited(&self, m: &impl Machine, word: StateWord) -> u64 {
+        self.take(m, word.pending() & self.mask.load(Relaxed))
     }
 }
 

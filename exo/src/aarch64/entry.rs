@@ -274,7 +274,11 @@ fn enter(next: VcoreRef) -> Leave {
     }
     let result = &raw const control.0[word!(result)] as u64;
     let events = word.resumes(Resume::Events);
-    behind_call(vcore, control, if events { Leave(EVENTS, vcore.take_waited(&Arm)) } else { Leave(WORDS, result) })
+    behind_call(
+        vcore,
+        control,
+        if events { Leave(EVENTS, vcore.take_waited(&Arm, word)) } else { Leave(WORDS, result) },
+    )
 }
 
 /// A vcore that was switched to goes on behind its call, unless an event interrupts it there.

@@ -171,9 +171,8 @@ vectors:
     sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
     cmp     w16, #8
     b.hs    1f
-    and     x16, x16, #7
     adr     x17, hot_calls
-    add     x17, x17, x16, lsl #2
+    bfi     x17, x16, #2, #3            // no further, also for who speculates past the branch
     br      x17
 1:  lsr     w17, w16, #16
     cbnz    w17, no_call                // another exception
@@ -422,6 +421,7 @@ other_yield:
     rust    {YIELD_TO}
 
 // By number. (`svc #0` is no call.)
+    .balign 32
 hot_calls:
     .irp    target, no_call, null, gate_call, gate_reply, resume, wait, notify, yield_to
     b       \target
