@@ -150,9 +150,7 @@ pub fn check_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusa
 fn entry<'m>(m: &'m impl Machine, environment: &Environment, handle: u64) -> Result<&'m [AtomicU64; 4], Refusal> {
     let frame = environment.binding_frames.get((handle / BINDINGS_PER_FRAME) as usize).ok_or(Refusal::BadHandle)?;
     let pfn = frame.load(Acquire);
-    if pfn == 0 {
-        return Err(Refusal::BadHandle);
-    }
+    Refusal::BadHandle.when(pfn == 0)?;
     // Masked besides the check above, so that a mispredicted branch reads no further either.
     let first = (handle % BINDINGS_PER_FRAME) as usize * 4;
     m.words(Pfn(pfn))[first..].first_chunk().ok_or(Refusal::BadHandle)
@@ -166,9 +164,7 @@ pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<
     let (expected, object, badge) = (words[1].load(Relaxed), words[2].load(Relaxed), words[3].load(Relaxed));
     fence(Acquire);
     let moved = words[0].load(Relaxed) != head;
-    if moved || matches!(head & KIND, 0 | KIND_BUSY) {
-        return Err(Refusal::BadHandle);
-    }
+    Refusal::BadHandle.when(moved || matches!(head & KIND, 0 | KIND_BUSY))?;
     Ok(Binding { head, expected, object, badge })
 }
 
@@ -182,9 +178,7 @@ pub fn find(
     rights: Rights,
 ) -> Result<Binding, Refusal> {
     let binding = read(m, environment, handle)?;
-    if !binding.is(kind) {
-        return Err(Refusal::WrongKind);
-    }
+    Refusal::WrongKind.when(!binding.is(kind))?;
     binding.check(m, rights).map(|()| binding)
 }
 
@@ -217,9 +211,7 @@ pub fn put(m: &impl Machine, to: &Environment, slot: u64, old: u64, new: &Bindin
 /// Reduces a binding's rights; none left empties the slot.
 pub fn restrict(m: &impl Machine, environment: &Environment, handle: u64, rights: u64) -> Result<(), Refusal> {
     let old = read(m, environment, handle)?;
-    if rights > 0xff {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument.when(rights > 0xff)?;
     let kept = old.head & rights << 8;
     let head = if kept == 0 { 0 } else { old.head & !RIGHTS | kept };
     put(m, environment, handle, old.head, &Binding { head, ..old }).map_err(|_| Refusal::BadHandle)
@@ -241,26 +233,18 @@ pub struct Copy {
 /// The copy of live binding `source` that its holder may pass on: never more than the source.
 pub fn derive(m: &impl Machine, caller: u64, source: &Binding, copy: &Copy) -> Result<Binding, Refusal> {
     source.check(m, Rights::GRANT)?;
-    if copy.rights == 0 || copy.rights > 0xff {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument.when(copy.rights == 0 || copy.rights > 0xff)?;
     let rights = Rights::from_bits_retain(copy.rights as u8);
-    if !source.permits(rights) {
-        return Err(Refusal::NoRight);
-    }
+    Refusal::NoRight.when(!source.permits(rights))?;
     let mut derived = source.with(rights);
     derived.head &= !FLAG_ROOT;
     if copy.count != 0 || copy.first != 0 {
         let ranged = [BindingKind::Core, BindingKind::Irq, BindingKind::Device].iter().any(|kind| source.is(*kind));
-        if !ranged || copy.count == 0 || !source.covers(copy.first, copy.count) {
-            return Err(Refusal::BadArgument);
-        }
+        Refusal::BadArgument.when(!ranged || copy.count == 0 || !source.covers(copy.first, copy.count))?;
         derived.object = range(copy.first, copy.count);
     }
     if copy.cell != 0 {
-        if !source.root() || source.is(BindingKind::Gate) || source.is(BindingKind::Event) {
-            return Err(Refusal::NotRoot);
-        }
+        Refusal::NotRoot.when(!source.root() || source.is(BindingKind::Gate) || source.is(BindingKind::Event))?;
         check_cell(m, copy.cell, caller)?;
         derived.head = derived.head & !(0xffff << 32) | copy.cell << 32;
         derived.expected = value(m, copy.cell);

@@ -42,18 +42,6 @@ pub enum Outcome {
     Idle,
 }
 
-/// Runs call `number` of the running vcore with x0 to x10 in `x`, where the results are left. (The vectors go straight to what this goes to.)
-pub fn dispatch<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
-    match Call::from_number(number) {
-        Some(Call::Call) => call(m, x),
-        Some(Call::ReplyWait) => reply_wait(m, x),
-        Some(Call::Wait) => event::wait(m, x[0], x[1]),
-        Some(Call::YieldTo) => yield_to(m, x[0], x[1]),
-        Some(Call::Notify) => event(m, x[0]).map_or_else(Outcome::Refused, |object| event::notify(m, object)),
-        _ => plain(m, number, x),
-    }
-}
-
 /// `reply_wait`: its refusal is in x2, for x0 = 0 and x1 = 0 are an empty set of events.
 pub fn reply_wait(m: &impl Machine, x: &mut [u64; 11]) -> Outcome {
     gate::reply_wait(m, own_environment(m), x).unwrap_or_else(|refusal| {
@@ -72,7 +60,7 @@ pub fn event(m: &impl Machine, handle: u64) -> Result<u64, Refusal> {
     binding::find(m, own_environment(m), handle, BindingKind::Event, Rights::EVENT_NOTIFY).map(|found| found.object)
 }
 
-/// The calls that go on with the caller, and `halt`.
+/// Call `number`, one of those that go on with the caller, or `halt`: with x0 to x10 in `x`, where the results are left.
 pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
     let Some(call) = Call::from_number(number) else { return Outcome::Refused(Refusal::NoSuchCall) };
     if call == Call::Halt {
@@ -351,9 +339,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let parent = self.object(BindingKind::Pool, Rights::POOL_CARVE)?;
         let (number, cell) = (self.below(1, MAX_POOLS)?, self.below(2, MAX_CELLS)?);
         let (quota, minimum) = (self.below(3, 1 << 31)?, self.x[4]);
-        if number == 0 || minimum > quota {
-            return Err(Refusal::BadArgument);
-        }
+        Refusal::BadArgument.when(number == 0 || minimum > quota)?;
         let me = self.environment.number();
         binding::check_cell(self.m, cell, me)?;
         binding::check_empty(self.m, self.environment, self.x[5])?;
@@ -365,9 +351,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn pool_destroy(&self) -> Result<(), Refusal> {
         let root = self.binding(0, BindingKind::Pool, Rights::POOL_REVOKE)?;
-        if !root.root() {
-            return Err(Refusal::NotRoot);
-        }
+        Refusal::NotRoot.when(!root.root())?;
         match pool::pool(self.m, root.object).identity().state() {
             pool::State::Shared if pool::has_children(self.m, root.object) => Err(Refusal::InUse),
             pool::State::Shared => {
@@ -388,9 +372,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn env_create(&self) -> Result<(), Refusal> {
         let pool = self.binding(0, BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE)?;
-        if !pool.root() {
-            return Err(Refusal::NotRoot);
-        }
+        Refusal::NotRoot.when(!pool.root())?;
         let parts = Parts {
             number: self.below(1, MAX_ENVIRONMENTS)?,
             cell: self.below(2, MAX_CELLS)?,
@@ -406,9 +388,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn env_destroy(&self) -> Result<(), Refusal> {
         let frame = Pfn(self.object(BindingKind::Env, Rights::ENV_DESTROY)?);
         let dying = self.m.environment(frame);
-        if frame == self.environment.frame() {
-            return Err(Refusal::BadArgument);
-        }
+        Refusal::BadArgument.when(frame == self.environment.frame())?;
         destroy::environment(self.m, self.environment, dying)?;
         binding::restrict(self.m, self.environment, self.x[0], 0)
     }
@@ -427,9 +407,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn vcore_create(&self) -> Result<(), Refusal> {
         let target = self.env(0, Rights::ENV_MAP)?;
         let address = self.below(3, MAPPABLE_END)?;
-        if address % exo_abi::PAGE_BYTES != 0 || self.m.core_at(self.x[7]).is_none() {
-            return Err(Refusal::BadArgument);
-        }
+        Refusal::BadArgument.when(address % exo_abi::PAGE_BYTES != 0 || self.m.core_at(self.x[7]).is_none())?;
         let start = Start { pc: self.x[4], sp: self.x[5], argument: self.x[6] };
         let _guard = target.lock.lock();
         vcore::create(self.m, target, self.x[1], Pfn(self.x[2]), address, self.x[7], &start)
@@ -443,9 +421,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn vcore_stop(&self) -> Result<(), Refusal> {
         let (reference, vcore) = self.vcore(Rights::ENV_DESTROY)?;
-        if reference == self.m.core().running() {
-            return Err(Refusal::WrongState);
-        }
+        Refusal::WrongState.when(reference == self.m.core().running())?;
         vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)?;
         tell_supervisor(self.m, self.m.environment(reference.environment()));
         Ok(())
@@ -453,9 +429,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
 
     fn vcore_report(&mut self) -> Result<(), Refusal> {
         let (_, vcore) = self.vcore(Rights::ENV_DESTROY)?;
-        if !vcore.word().is(State::Stopped) {
-            return Err(Refusal::WrongState);
-        }
+        Refusal::WrongState.when(!vcore.word().is(State::Stopped))?;
         let reason = vcore.mask.load(Relaxed);
         let control = vcore::control(self.m, vcore);
         // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
@@ -510,12 +484,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let (owner, vcore) = vcore::of(target, self.x[4])?;
         let microseconds = if self.x[5] == 0 { DEFAULT_SLICE_US } else { self.x[5] };
         let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
-        if !(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds) {
-            return Err(Refusal::BadArgument);
-        }
-        if vcore.home() != core.id() {
-            return Err(Refusal::WrongState);
-        }
+        Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
+        Refusal::WrongState.when(vcore.home() != core.id())?;
         let length = self.m.ticks(microseconds);
         let claim = slice::Claim { owner, environment: target.number(), by: &binding, length, exact };
         slice::claim(self.m, core, self.x[2], &claim)
@@ -541,12 +511,9 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn debug_write(&self) -> Result<(), Refusal> {
         let binding = self.binding(0, BindingKind::Device, Rights::DEVICE_DEBUG)?;
         let count = self.x[1] as usize;
-        if self.x[1] == 0 || self.x[1] > 48 || !self.m.uart().is_some_and(|uart| binding.covers(uart.0, 1)) {
-            return Err(Refusal::BadArgument);
-        }
-        if self.m.uart_owner().load(Acquire) != 0 {
-            return Err(Refusal::Claimed);
-        }
+        Refusal::BadArgument
+            .when(self.x[1] == 0 || self.x[1] > 48 || !self.m.uart().is_some_and(|uart| binding.covers(uart.0, 1)))?;
+        Refusal::Claimed.when(self.m.uart_owner().load(Acquire) != 0)?;
         let bytes = |index: usize| self.x[2 + index / 8].to_le_bytes()[index % 8];
         (0..count).for_each(|index| self.m.write_uart(&[bytes(index)]));
         Ok(())

@@ -63,16 +63,12 @@ fn sent(
     if flag == 0 {
         return Ok(None);
     }
-    if word >> 24 != 0 {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument.when(word >> 24 != 0)?;
     let source = binding::read(m, environment, word & 0xffff)?;
     let copy = binding::derive(m, environment.number(), &source, &Copy { rights: word >> 16, ..Copy::default() })?;
     if to.exists() {
         let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
-        if slot & ACCEPTS == 0 {
-            return Err(Refusal::SlotTaken);
-        }
+        Refusal::SlotTaken.when(slot & ACCEPTS == 0)?;
         binding::check_empty(m, m.environment(to.environment()), slot & !ACCEPTS)?;
     }
     Ok(Some(copy))
@@ -103,22 +99,16 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
     let me = core.running();
     let vcore = m.vcore(me);
     let flags = x[0] & !0xffff;
-    if flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0 {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument.when(flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0)?;
     let gate = binding::find(m, environment, x[0] & 0xffff, BindingKind::Gate, Rights::GATE_CALL)?;
     let target = VcoreRef::from_word(gate.object);
     let callee = m.vcore(target);
     let depth = (vcore.caller.load(Relaxed) >> DEPTH) + 1;
-    if depth > MAX_CHAIN_CALLS {
-        return Err(Refusal::TooDeep);
-    }
+    Refusal::TooDeep.when(depth > MAX_CHAIN_CALLS)?;
     is_open(callee.word())?;
     let travels = sent(m, environment, flags & call_flag::SEND, x[9], target)?;
     let deadline = if flags & call_flag::DEADLINE != 0 { x[8] } else { 0 };
-    if flags & call_flag::DEADLINE != 0 && deadline <= m.now() {
-        return Err(Refusal::DeadlineMissed);
-    }
+    Refusal::DeadlineMissed.when(flags & call_flag::DEADLINE != 0 && deadline <= m.now())?;
     accept(m, environment, vcore, flags & call_flag::ACCEPT, x[10])?;
     if !callee.go(m, State::Gate, |word| word.in_state(State::Running)) {
         return is_open(callee.word()).and(Err(Refusal::Busy));
@@ -152,9 +142,7 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
     let me = core.running();
     let vcore = m.vcore(me);
     let (mask, flags) = (x[0] & PENDING, x[0] & !PENDING);
-    if flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0 {
-        return Err(Refusal::BadArgument);
-    }
+    Refusal::BadArgument.when(flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0)?;
     let link = vcore.caller.load(Acquire);
     let caller = VcoreRef::from_word(link);
     let travels = sent(m, environment, flags & reply_flag::SEND, x[9], caller)?;

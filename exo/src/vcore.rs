@@ -238,9 +238,7 @@ pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
 /// A vcore of an environment that was created.
 pub fn of(environment: &Environment, index: u64) -> Result<(VcoreRef, &Vcore), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
-    if vcore.word().is(State::None) {
-        return Err(Refusal::WrongState);
-    }
+    Refusal::WrongState.when(vcore.word().is(State::None))?;
     Ok((VcoreRef::new(environment.frame(), index), vcore))
 }
 
@@ -275,9 +273,7 @@ pub fn create(
     start: &Start,
 ) -> Result<(), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
-    if !vcore.word().is(State::None) {
-        return Err(Refusal::WrongState);
-    }
+    Refusal::WrongState.when(!vcore.word().is(State::None))?;
     let pool = environment.pool();
     frame::become_object(m, pool, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
     vcore.control.store(page.0 | home << 48, Relaxed);
@@ -292,9 +288,8 @@ pub fn create(
 pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<&Start>) -> Result<(), Refusal> {
     let new = vcore.mask.load(Relaxed) == stop_reason::NEW;
     // Held meanwhile, so that two starts do not mix.
-    if (anew.is_none() && !new) || !vcore.go(m, State::Stopped, |word| word.in_state(State::Held)) {
-        return Err(Refusal::WrongState);
-    }
+    Refusal::WrongState
+        .when((anew.is_none() && !new) || !vcore.go(m, State::Stopped, |word| word.in_state(State::Held)))?;
     if let Some(start) = anew {
         set_start(m, vcore, start);
     }

@@ -3,8 +3,8 @@
 use super::Fake;
 use exo::call::{self, Outcome};
 use exo::machine::Machine;
-use exo::slice;
 use exo::vcore::{self, Control, Resume, VcoreRef};
+use exo::{event, slice};
 use exo_abi::page::{Descriptor, MAPPABLE_END, MapEntry};
 use exo_abi::{Call, Pfn, Refusal};
 use std::sync::atomic::Ordering::*;
@@ -60,12 +60,26 @@ impl Fake {
         }
     }
 
+    /// What the vectors go to for a call.
+    fn dispatch(&self, number: u64, x: &mut [u64; 11]) -> Outcome {
+        match Call::from_number(number) {
+            Some(Call::Call) => call::call(self, x),
+            Some(Call::ReplyWait) => call::reply_wait(self, x),
+            Some(Call::Wait) => event::wait(self, x[0], x[1]),
+            Some(Call::YieldTo) => call::yield_to(self, x[0], x[1]),
+            Some(Call::Notify) => {
+                call::event(self, x[0]).map_or_else(Outcome::Refused, |object| event::notify(self, object))
+            }
+            _ => call::plain(self, number, x),
+        }
+    }
+
     /// A call of whoever runs, whatever comes of it: the registers of who goes on.
     pub fn svc_raw(&self, number: u64, arguments: &[u64]) -> [u64; 11] {
         let mut x = [0; 11];
         x[..arguments.len()].copy_from_slice(arguments);
         self.work.set(0);
-        let outcome = call::dispatch(self, number, &mut x);
+        let outcome = self.dispatch(number, &mut x);
         assert!(self.work.get() < LONGEST_CALL, "call {number} with {arguments:x?} took {} looks", self.work.get());
         self.settle(outcome, &mut x);
         self.fill_tlb();
