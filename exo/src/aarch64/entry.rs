@@ -1,7 +1,7 @@
 //! Into the kernel and out of it: the vectors, and the registers of who goes on.
 
 use super::layout::LINEAR;
-use super::objects::{self, Arm};
+use super::objects::{self, Arm, Globals};
 use super::registers::{self, execute, mrs};
 use super::{gic, mmu, panic};
 use core::arch::asm;
@@ -10,13 +10,17 @@ use core::sync::atomic::Ordering::*;
 use exo::binding::Binding;
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
+use exo::frame::{Frames, Kind};
 use exo::machine::{Machine, Tables};
+use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
 use exo::{event, gate, interrupt, word};
-use exo_abi::binding::BindingKind;
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
+use exo_abi::page::{Descriptor, MapOp, Prot};
 use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, Refusal};
+use spin::mutex::SpinMutex;
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -31,7 +35,11 @@ core::arch::global_asm!(
     NULL = const Call::Null as u64,
     CALL = const Call::Call as u64,
     REPLY_WAIT = const Call::ReplyWait as u64,
+    MAP = const Call::Map as u64,
+    RESUME = const Call::Resume as u64,
     SWITCHING = const Call::FrameAlloc as u64,
+    KIND_POOL = const BindingKind::Pool as u64,
+    KIND_ENV = const BindingKind::Env as u64,
     KIND_GATE = const BindingKind::Gate as u64,
     KIND_EVENT = const BindingKind::Event as u64,
     BINDING_FRAMES = const MAX_BINDING_FRAMES,
@@ -43,6 +51,20 @@ core::arch::global_asm!(
     DEPTH = const gate::DEPTH,
     LINEAR = const LINEAR,
     TABLES = sym objects::TABLES,
+    GLOBALS = sym objects::GLOBALS,
+    FRAME_WORDS = const offset_of!(Globals, frames) + offset_of!(Frames, words),
+    FIRST_FRAME = const offset_of!(Globals, frames) + offset_of!(Frames, first),
+    BATCH = const offset_of!(ControlPage, batch),
+    PROT_FIXED = const 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
+    PROT_PLAIN = const (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
+    WRITE = const 4 + Prot::WRITE.bits().trailing_zeros(),
+    MARKED = const 4 + Prot::ACCESSED.bits().trailing_zeros(),
+    DIRTY = const 4 + Prot::DIRTY.bits().trailing_zeros(),
+    READABLE = const READABLE.bits(),
+    WRITABLE = const Descriptor::WRITABLE.bits().trailing_zeros(),
+    ACCESSED = const Descriptor::ACCESSED.bits().trailing_zeros(),
+    READ_ONLY = const Descriptor::READ_ONLY.bits().trailing_zeros(),
+    DATA = const Kind::Data as u64,
     FRAME = const FRAME_BYTES,
     UPCALL = const offset_of!(ControlPage, upcall),
     PREEMPTED = const offset_of!(ControlPage, preempted),
@@ -65,6 +87,8 @@ core::arch::global_asm!(
     VCORE_CALLEE = const offset_of!(Vcore, callee),
     VCORE_ALARM = const offset_of!(Vcore, alarm),
     VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
+    ENVIRONMENT_LOCK = const offset_of!(Environment, lock),
+    ENVIRONMENT_DYING = const offset_of!(Environment, dying),
     ENVIRONMENT_SPACE = const offset_of!(Environment, space),
     ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
     PLAIN = sym on_plain,
@@ -85,6 +109,12 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, caller) == offset_of!(Vcore, mask) + 8);
     assert!(offset_of!(Vcore, alarm) == offset_of!(Vcore, callee) + 8);
+    // The lock is a byte, 1 while it is taken; a slice is its address and its length; what a right to a page is, the page may be.
+    assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
+    // SAFETY: two words make a slice's pointer, which is not followed.
+    assert!(unsafe { core::mem::transmute::<[usize; 2], *const [u64]>([8, 3]) }.len() == 3);
+    assert!(Rights::POOL_READ.bits() == Prot::READ.bits() && Rights::POOL_WRITE.bits() == Prot::WRITE.bits());
+    assert!(Rights::ENV_MAP.bits() == 1 && READABLE.bits() & !(0xffff << 48) < 1 << 16);
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 

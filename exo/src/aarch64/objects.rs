@@ -46,7 +46,8 @@ impl<T> Once<T> {
     }
 }
 
-static GLOBALS: Once<Globals> = Once::ZEROED;
+/// What was found out.
+pub static GLOBALS: Once<Globals> = Once::ZEROED;
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
 static FIRST_CORE: Once<Core> = Once::ZEROED;
