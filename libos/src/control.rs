@@ -207,7 +207,13 @@ fn keeping_outer(inside: &mut dyn FnMut()) {
 pub fn write_batch(index: usize, entry: [u64; 2]) {
     assert!(index < BATCH_ENTRIES as usize);
     // SAFETY: the index was checked; the page is mapped while its vcore lives.
-    unsafe { addr_of_mut!((*page()).batch[index]).write_volatile(entry) }
+    let words = unsafe { addr_of_mut!((*page()).batch[index]) }.cast::<u64>();
+    // Each word for itself: an array would be put together on the stack first.
+    // SAFETY: as above; an entry is two words.
+    unsafe {
+        words.write_volatile(entry[0]);
+        words.add(1).write_volatile(entry[1]);
+    }
 }
 
 /// Reads an entry of the batch buffer.

@@ -142,6 +142,7 @@ pub fn frame_kind(pool: Handle, frames: &[Pfn], kind: FrameKind) -> Result<u64, 
 ///
 /// # Safety
 /// When that is the caller's own environment: nothing that Rust believes to be memory may change under it.
+#[inline(always)]
 pub unsafe fn map(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stopped> {
     if entries.is_empty() || entries.len() > BATCH_ENTRIES as usize {
         return Err(Stopped::TOO_LONG);
@@ -159,6 +160,7 @@ pub unsafe fn map(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stop
 }
 
 /// [`map`] for another environment's tables; refuses [`Handle::SELF`] as a bad argument.
+#[inline(never)]
 pub fn map_other(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stopped> {
     if environment == Handle::SELF {
         return Err(Stopped::TOO_LONG);

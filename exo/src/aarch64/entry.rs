@@ -109,12 +109,11 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, caller) == offset_of!(Vcore, mask) + 8);
     assert!(offset_of!(Vcore, alarm) == offset_of!(Vcore, callee) + 8);
-    // The lock is a byte, 1 while it is taken; a slice is its address and its length; what a right to a page is, the page may be.
+    // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
     // SAFETY: two words make a slice's pointer, which is not followed.
     assert!(unsafe { core::mem::transmute::<[usize; 2], *const [u64]>([8, 3]) }.len() == 3);
-    assert!(Rights::POOL_READ.bits() == Prot::READ.bits() && Rights::POOL_WRITE.bits() == Prot::WRITE.bits());
-    assert!(Rights::ENV_MAP.bits() == 1 && READABLE.bits() & !(0xffff << 48) < 1 << 16);
+    assert!(Rights::ENV_MAP.bits() == 1 && Rights::POOL_READ.bits() == 1 && Rights::POOL_WRITE.bits() == 2 && READABLE.bits() & !(0xffff << 48) < 1 << 16);
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 

@@ -434,34 +434,6 @@ stop:
     stp     x0, x1, [x16]
     rust    {FAULT}
 
-// Back from an upcall: x16 (below sp) counts entries of a batch.
-resume:
-    ldr     x16, [sp, #-16]
-    cbnz    x16, resume_batch
-resume_now:
-    mrs     x17, tpidr_el1
-    ldp     x16, x17, [x17]
-    ldr     x16, [x16]
-    stp     x0, x1, [sp, #-32]
-    ldr     x0, [x17, #{UPCALL_EVENTS}]
-    ands    x0, x0, x16
-    lsl     x0, x0, #16                 // 48 events
-    cbnz    x0, resume_events
-    ldp     x0, x1, [x17, #({UPCALL} + {PC})]
-    mov     w16, #{FLAGS_LOW}
-    movk    w16, #{FLAGS_HIGH}, lsl #16
-    and     x1, x1, x16
-    msr     elr_el1, x0
-    msr     spsr_el1, x1
-    str     xzr, [x17, #{MASKED}]
-    ldp     x0, x1, [sp, #-32]
-    ldp     x16, x17, [x17, #({UPCALL} + {X} + 128)]
-    eret
-resume_events:
-    ldp     x0, x1, [sp, #-32]
-    save
-    rust    {RESUME_EVENTS}
-
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables. What is not so leaves for Rust before anything has changed.
 // x16 = the environment's handle; x17 = 0 for `map`, which keeps x0 and x1, else `resume`, which also has x2 to x15 below sp.
 map:
@@ -470,6 +442,27 @@ map:
     b.ne    slow
     mov     x16, x0
     mov     x17, xzr
+    b       map_page
+mapped:
+    mov     x0, xzr                     // x1 is 1, the entries done
+    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+
+map_unlock:
+    stlrb   wzr, [x6]
+map_slow:
+    cbz     x17, slow
+    below   ldp
+    b       resume_entries
+
+// Back from an upcall: x16 (below sp) counts entries of a batch.
+resume:
+    ldr     x17, [sp, #-16]
+    cbz     x17, resume_now
+    cmp     x17, #1
+    b.ne    resume_entries
+    below   stp
+    mov     x16, xzr
 map_page:
     mrs     x2, tpidr_el1
     ldp     x10, x11, [x2]
@@ -513,23 +506,19 @@ map_page:
     ldr     x8, [x8]
     cmp     x7, x5
     ccmp    x8, x9, #0, eq
-    b.ne    map_unlock
-    // What must be zero is collected in x7: the environment is the own one and may be mapped into, the pool permits what is wanted.
-    eor     x7, x15, x10, lsr #12
-    lsl     x7, x7, #38
-    mov     w8, #0x10f
-    and     w8, w8, w9
-    sub     w8, w8, #(0x100 + {KIND_ENV})
-    orr     x7, x7, x8
+    and     w8, w9, #0xf
+    ccmp    x8, #{KIND_ENV}, #0, eq
     and     w8, w5, #0xf
-    sub     w8, w8, #{KIND_POOL}
-    orr     x7, x7, x8
-    ubfx    w8, w2, #4, #3
-    bic     w8, w8, w5, lsr #8
-    orr     x7, x7, x8
+    ccmp    x8, #{KIND_POOL}, #0, eq
+    b.ne    map_unlock
+    and     w8, w5, w9
+    tbz     w8, #8, map_unlock          // the rights to read it and to map it
+    bic     w8, w2, w5, lsr #(9 - {WRITE})
+    tbnz    w8, #{WRITE}, map_unlock
+    eor     x7, x15, x10, lsr #12       // the own environment
+    lsl     x7, x7, #38
     // Each has two cells.
-    adrp    x15, {TABLES}
-    add     x15, x15, :lo12:{TABLES}
+    adr     x15, {TABLES}
     ubfx    x8, x5, #32, #16
     ldr     x8, [x15, x8, lsl #3]
     eor     x11, x11, x8
@@ -549,8 +538,7 @@ map_page:
     cbnz    x7, map_unlock
     // x13 = the frame's word, x14 = the slot.
     mov     w8, w3
-    adrp    x15, {GLOBALS}
-    add     x15, x15, :lo12:{GLOBALS}
+    adr     x15, {GLOBALS}
     ldp     x13, x14, [x15, #{FRAME_WORDS}]
     ldr     x15, [x15, #{FIRST_FRAME}]
     sub     x15, x8, x15
@@ -591,26 +579,31 @@ map_page:
     str     x11, [x14]
     dsb     ishst                       // `publish_descriptors`
     stlrb   wzr, [x6]
-    cbnz    x17, 1f
-    mov     x0, xzr                     // x1 is 1, the entries done
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
-    eret
-1:  below   ldp
-    b       resume_now
-
-resume_batch:
-    cmp     x16, #1
-    b.ne    resume_entries
-    below   stp
-    mov     x17, x16
-    mov     x16, xzr
-    b       map_page
-map_unlock:
-    stlrb   wzr, [x6]
-map_slow:
-    cbz     x17, slow
+    cbz     x17, mapped
     below   ldp
-    ldr     x16, [sp, #-16]
+resume_now:
+    mrs     x17, tpidr_el1
+    ldp     x16, x17, [x17]
+    ldr     x16, [x16]
+    stp     x0, x1, [sp, #-32]
+    ldr     x0, [x17, #{UPCALL_EVENTS}]
+    ands    x0, x0, x16
+    lsl     x0, x0, #16                 // 48 events
+    cbnz    x0, resume_events
+    ldp     x0, x1, [x17, #({UPCALL} + {PC})]
+    mov     w16, #{FLAGS_LOW}
+    movk    w16, #{FLAGS_HIGH}, lsl #16
+    and     x1, x1, x16
+    msr     elr_el1, x0
+    msr     spsr_el1, x1
+    str     xzr, [x17, #{MASKED}]
+    ldp     x0, x1, [sp, #-32]
+    ldp     x16, x17, [x17, #({UPCALL} + {X} + 128)]
+    eret
+resume_events:
+    ldp     x0, x1, [sp, #-32]
+    save
+    rust    {RESUME_EVENTS}
 
 // Rust keeps x19 to x29. A refusal (x16) and the entries done (x17) go back behind the `svc`.
 resume_entries:
@@ -618,7 +611,7 @@ resume_entries:
     words   stp
     more_words stp
     stp     x18, x30, [sp, #128]
-    mov     x0, x16
+    mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
     mov     x17, x1

@@ -127,7 +127,7 @@ mod machine {
         }
         if let Some(entry) = mem::light_answer(frame.cause, frame.address) {
             library_set!(1, answered);
-            return in_batch(page, entry);
+            return in_batch(entry);
         }
         let Some(handler) = light_handler() else {
             return FULL_WAY;
@@ -136,7 +136,7 @@ mod machine {
             Resume::Continue => 0,
             Resume::Mapping(entry) => {
                 library_set!(0, answered);
-                in_batch(page, entry)
+                in_batch(entry)
             }
             Resume::NotMine => FULL_WAY,
         }
@@ -144,12 +144,11 @@ mod machine {
 
     /// One entry for `resume`. A handler may add pages and tables, never take memory away that Rust counts on.
     #[inline(always)]
-    fn in_batch(page: *mut ControlPage, entry: MapEntry) -> u64 {
+    fn in_batch(entry: MapEntry) -> u64 {
         if !adds(&entry) {
             return FULL_WAY;
         }
-        // SAFETY: the page is mapped, and the buffer is not in use.
-        unsafe { addr_of_mut!((*page).batch[0]).write_volatile([entry.first, entry.second]) };
+        control::write_batch(0, [entry.first, entry.second]);
         1
     }
 
