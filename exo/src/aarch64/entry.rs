@@ -113,7 +113,12 @@ const _: () = {
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
     // SAFETY: two words make a slice's pointer, which is not followed.
     assert!(unsafe { core::mem::transmute::<[usize; 2], *const [u64]>([8, 3]) }.len() == 3);
-    assert!(Rights::ENV_MAP.bits() == 1 && Rights::POOL_READ.bits() == 1 && Rights::POOL_WRITE.bits() == 2 && READABLE.bits() & !(0xffff << 48) < 1 << 16);
+    assert!(
+        Rights::ENV_MAP.bits() == 1
+            && Rights::POOL_READ.bits() == 1
+            && Rights::POOL_WRITE.bits() == 2
+            && READABLE.bits() & !(0xffff << 48) < 1 << 16
+    );
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 

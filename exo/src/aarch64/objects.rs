@@ -194,6 +194,14 @@ impl Machine for Arm {
         };
         if seen == old { Ok(()) } else { Err(seen) }
     }
+    #[inline(always)]
+    fn add(&self, word: &AtomicU64, value: u64) {
+        // SAFETY: changes a word that is borrowed. Whom an exclusive fails had a neighbour that got through.
+        unsafe {
+            asm!("2: ldxr {0}, [{2}]", "add {0}, {0}, {3}", "stlxr {1:w}, {0}, [{2}]", "cbnz {1:w}, 2b", out(reg) _, out(reg) _,
+                in(reg) word, in(reg) value, options(nostack, preserves_flags))
+        };
+    }
     fn zero(&self, pfn: Pfn) {
         // SAFETY: the caller has made the frame busy: nobody else has it.
         unsafe { registers::zero(address(pfn), 4096) };
