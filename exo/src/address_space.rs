@@ -210,7 +210,7 @@ impl<M: Machine> Batch<'_, M> {
             }
         }
         if self.left == 0 && self.rest.len() != 0 {
-            let (m, rest, like) = (self.m, self.rest.as_slice(), (self.first, self.second));
+            let (m, rest, like) = (self.m, self.rest.as_slice(), (self.first & !IN_TABLE, self.second));
             let stale = self.stale.get(self.stale_count..).unwrap_or_default();
             let done = match form.op {
                 MapOp::Map => {
@@ -338,7 +338,7 @@ fn run<'m, const OTHER: u32>(
     for (words, stale) in entries.iter().zip(stale) {
         // What is not done here is read anew.
         let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
-        let alike = first & !IN_TABLE == like.0 & !IN_TABLE && second >> OTHER == like.1 >> OTHER;
+        let alike = first & !IN_TABLE == like.0 && (second ^ like.1) >> OTHER == 0;
         if !alike || !page(&form, &form.slots[page_table::index(first, 3)], stale, first, second) {
             break;
         }
@@ -449,11 +449,13 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
             stale = rest;
             continue;
         };
-        while let [next, rest @ ..] = stale
-            && next.load(Relaxed) & !IN_TABLE == like
-        {
+        while let [next, rest @ ..] = stale {
+            let va = next.load(Relaxed);
+            if va & !IN_TABLE != like {
+                break;
+            }
             stale = rest;
-            let slot = &slots[page_table::index(next.load(Relaxed), 3)];
+            let slot = &slots[page_table::index(va, 3)];
             let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
             slot.store(0, Relaxed);
             release(m, &frames, leaf);
