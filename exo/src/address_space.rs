@@ -159,8 +159,8 @@ impl<M: Machine> Batch<'_, M> {
             }
             _ => return Err(Refusal::BadArgument),
         };
-        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
-        let (slots, frames) = (self.m.words(table), self.frames);
+        let slots = leaves(self.m, self.target, va).ok_or(Refusal::NotMapped)?;
+        let frames = self.frames;
         self.unmaps |= op == MapOp::Unmap;
         self.pages(Form { op, slots, frames, head: NO_HEAD, wanted, needed, kept, set })
     }
@@ -441,26 +441,25 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
     if !unmaps {
         return;
     }
-    let (frames, mut stale) = (*m.frames(), stale);
-    while let [next, rest @ ..] = stale {
-        let like = next.load(Relaxed) & !IN_TABLE;
-        let table = page_table::table_for(m, target.root(), like, 3).filter(|_| like & CHANGED == 0);
-        let Some(slots) = table.map(|table| m.words(table)) else {
-            stale = rest;
-            continue;
-        };
-        while let [next, rest @ ..] = stale {
-            let va = next.load(Relaxed);
-            if va & !IN_TABLE != like {
-                break;
-            }
-            stale = rest;
-            let slot = &slots[page_table::index(va, 3)];
-            let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
-            slot.store(0, Relaxed);
-            release(m, &frames, leaf);
+    let (frames, mut like, mut slots) = (*m.frames(), CHANGED, m.words(target.root()));
+    for va in stale {
+        let va = va.load(Relaxed);
+        if va & !IN_TABLE != like {
+            let Some(words) = leaves(m, target, va).filter(|_| va & CHANGED == 0) else { continue };
+            (like, slots) = (va & !IN_TABLE, words);
         }
+        let slot = &slots[page_table::index(va, 3)];
+        let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
+        slot.store(0, Relaxed);
+        release(m, &frames, leaf);
     }
+}
+
+/// The level-3 table that serves an address.
+#[cold]
+#[inline(never)]
+fn leaves<'m, M: Machine>(m: &'m M, target: &Environment, va: u64) -> Option<&'m Words> {
+    page_table::table_for(m, target.root(), va, 3).map(|table| m.words(table))
 }
 
 /// One mapping of a frame is gone from every TLB. Pages of devices are not counted.
