@@ -27,8 +27,11 @@ pub const SINGLE_INVALIDATIONS: usize = 16;
 const TABLE_COST: usize = 8;
 /// The bits of a frame's number in an entry.
 const PFN: u64 = 0xffff_ffff;
-/// Bit of a stale page's address: its descriptor changed, it did not go.
-const CHANGED: u64 = 1;
+/// Bits of an entry's first word: of those whose pages become stale, only an unmap's has none.
+const CHANGED: u64 = 0b101;
+const _: () = assert!(
+    MapOp::Unmap as u64 & CHANGED == 0 && MapOp::Protect as u64 & CHANGED != 0 && MapOp::Mark as u64 & CHANGED != 0
+);
 /// The places of the list of stale pages.
 const LIST: usize = MAP_PAGES_PER_CALL as usize - 1;
 /// The bits of an address that are its place in a level-3 table.
@@ -156,10 +159,10 @@ impl<M: Machine> Batch<'_, M> {
             }
             _ => return Err(Refusal::BadArgument),
         };
-        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
-        let (slots, frames, stale) = (self.m.words(table), self.frames, self.stale);
+        let slots = leaves(self.m, self.target, va).ok_or(Refusal::NotMapped)?;
+        let frames = self.frames;
         self.unmaps |= op == MapOp::Unmap;
-        self.pages(Form { op, slots, frames, stale, head: NO_HEAD, wanted, needed, kept, set })
+        self.pages(Form { op, slots, frames, head: NO_HEAD, wanted, needed, kept, set })
     }
 
     /// Counts work besides one page an entry.
@@ -181,11 +184,11 @@ impl<M: Machine> Batch<'_, M> {
         loop {
             let slot = &form.slots[page_table::index(self.first, 3)];
             let done = self.look(&mut form, slot)? || {
-                let (at, first, second) = (self.stale_count, self.first, self.second);
+                let stale = &self.stale[self.stale_count & LIST];
                 match form.op {
-                    MapOp::Map => form.map(slot, second),
-                    MapOp::Unmap => form.unmap(slot, at, first, second),
-                    _ => form.change(slot, at, first, second),
+                    MapOp::Map => form.map(self.m, slot, self.second),
+                    MapOp::Unmap => form.unmap(self.m, slot, stale, self.first),
+                    _ => form.change(self.m, slot, stale, self.first),
                 }
             };
             if !done {
@@ -207,12 +210,18 @@ impl<M: Machine> Batch<'_, M> {
             }
         }
         if self.left == 0 && self.rest.len() != 0 {
-            let (rest, like) = (self.rest.as_slice(), (self.first, self.second));
-            let at = self.stale_count;
+            let (m, rest, like) = (self.m, self.rest.as_slice(), (self.first & !IN_TABLE, self.second));
+            let stale = self.stale.get(self.stale_count..).unwrap_or_default();
             let done = match form.op {
-                MapOp::Map => run(rest, like, form, |form, slot, _, _, second| form.map(slot, second)),
-                MapOp::Unmap => run(rest, like, form, move |form, slot, done, a, b| form.unmap(slot, at + done, a, b)),
-                _ => run(rest, like, form, move |form, slot, done, a, b| form.change(slot, at + done, a, b)),
+                MapOp::Map => {
+                    run::<32>(rest, self.stale, like, form, |form, slot, _, _, second| form.map(m, slot, second))
+                }
+                MapOp::Unmap => {
+                    run::<0>(rest, stale, like, form, |form, slot, stale, first, _| form.unmap(m, slot, stale, first))
+                }
+                _ => {
+                    run::<0>(rest, stale, like, form, |form, slot, stale, first, _| form.change(m, slot, stale, first))
+                }
             };
             self.rest = rest.get(done..).unwrap_or_default().iter();
             self.stale_count += if form.op == MapOp::Map { 0 } else { done };
@@ -264,7 +273,6 @@ struct Form<'m> {
     op: MapOp,
     slots: &'m Words,
     frames: Frames<'m>,
-    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
     /// The head of the words of frames that has been permitted, and for what.
     head: u64,
     wanted: Rights,
@@ -277,13 +285,12 @@ struct Form<'m> {
 /// Each answers whether there was nothing special about the page, and it is done.
 impl Form<'_> {
     #[inline(always)]
-    fn map(&self, slot: &AtomicU64, second: u64) -> bool {
+    fn map(&self, m: &impl Machine, slot: &AtomicU64, second: u64) -> bool {
         let pfn = Pfn(second & PFN);
         let Some(place) = self.frames.word(pfn) else { return false };
         let word = place.load(Relaxed);
-        let done = Word(word).head() == self.head
-            && slot.load(Relaxed) == 0
-            && place.compare_exchange(word, word + 1, AcqRel, Relaxed).is_ok();
+        let done =
+            Word(word).head() == self.head && slot.load(Relaxed) == 0 && m.exchange(place, word, word + 1).is_ok();
         if done {
             slot.store(self.set | pfn.address(), Relaxed);
         }
@@ -292,49 +299,50 @@ impl Form<'_> {
 
     /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
     #[inline(always)]
-    fn unmap(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
-        let done = second & PFN == 0 && slot.fetch_and(!VALID, Relaxed) & VALID != 0;
-        if done {
-            self.stale[at & LIST].store(first & !0xfff, Relaxed);
+    fn unmap(&self, m: &impl Machine, slot: &AtomicU64, stale: &AtomicU64, first: u64) -> bool {
+        let valid = slot.load(Relaxed) & VALID != 0;
+        if valid {
+            // Nobody else changes that bit: the lock is held.
+            m.add(slot, VALID.wrapping_neg());
+            stale.store(first, Relaxed);
         }
-        done
+        valid
     }
 
     /// Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
     #[inline(always)]
-    fn change(&self, slot: &AtomicU64, at: usize, first: u64, second: u64) -> bool {
+    fn change(&self, m: &impl Machine, slot: &AtomicU64, stale: &AtomicU64, first: u64) -> bool {
         let old = slot.load(Relaxed);
         let place = self.frames.word(Descriptor::from_bits_retain(old).pfn());
         let done = self.needed & !old == 0
-            && second & PFN == 0
             && place.is_some_and(|place| Word(place.load(Relaxed)).head() == self.head)
-            && slot.compare_exchange(old, old & self.kept | self.set, Relaxed, Relaxed).is_ok();
+            && m.exchange(slot, old, old & self.kept | self.set).is_ok();
         if done {
-            self.stale[at & LIST].store(first & !0xfff | CHANGED, Relaxed);
+            stale.store(first, Relaxed);
         }
         done
     }
 }
 
-/// A run, apart from all else, so that everything it needs stays in registers. Answers how many entries were done.
+/// A run, apart from all else, so that everything it needs stays in registers. Entries are alike in all but their place in the table and the lowest `OTHER` bits of
+/// the second word. Answers how many were done.
 #[inline(never)]
-fn run<'m>(
+fn run<'m, const OTHER: u32>(
     entries: &[[AtomicU64; 2]],
+    stale: &[AtomicU64],
     like: (u64, u64),
     form: Form<'m>,
-    page: impl Fn(&Form<'m>, &AtomicU64, usize, u64, u64) -> bool,
+    page: impl Fn(&Form<'m>, &AtomicU64, &AtomicU64, u64, u64) -> bool,
 ) -> usize {
-    let mut done = 0;
-    for words in entries {
+    for (done, (words, stale)) in entries.iter().zip(stale).enumerate() {
         // What is not done here is read anew.
         let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
-        let alike = (first ^ like.0) & !IN_TABLE | (second ^ like.1) >> 32 == 0;
-        if !alike || !page(&form, &form.slots[page_table::index(first, 3)], done, first, second) {
-            break;
+        let alike = first & !IN_TABLE == like.0 && (second ^ like.1) >> OTHER == 0;
+        if !alike || !page(&form, &form.slots[page_table::index(first, 3)], stale, first, second) {
+            return done;
         }
-        done += 1;
     }
-    done
+    entries.len().min(stale.len())
 }
 
 /// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
@@ -431,29 +439,46 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
     if !unmaps {
         return;
     }
-    let (frames, mut known, mut slots) = (*m.frames(), NO_HEAD, m.words(target.root()));
-    for va in stale {
+    let mut left = stale;
+    while let [next, rest @ ..] = left {
+        let like = next.load(Relaxed) & !IN_TABLE;
+        left = match leaves(m, target, like).filter(|_| like & CHANGED == 0) {
+            Some(slots) => left.get(empty(m, left, like, slots)..).unwrap_or_default(),
+            None => rest,
+        };
+    }
+}
+
+/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers how many.
+#[inline(never)]
+fn empty(m: &impl Machine, stale: &[AtomicU64], like: u64, slots: &Words) -> usize {
+    let frames = *m.frames();
+    for (done, va) in stale.iter().enumerate() {
         let va = va.load(Relaxed);
-        if va & CHANGED != 0 {
-            continue;
-        }
-        if va >> 21 != known {
-            let Some(table) = page_table::table_for(m, target.root(), va, 3) else { continue };
-            (known, slots) = (va >> 21, m.words(table));
+        if va & !IN_TABLE != like {
+            return done;
         }
         let slot = &slots[page_table::index(va, 3)];
         let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
         slot.store(0, Relaxed);
-        release(&frames, leaf);
+        release(m, &frames, leaf);
     }
+    stale.len()
+}
+
+/// The level-3 table that serves an address.
+#[cold]
+#[inline(never)]
+fn leaves<'m, M: Machine>(m: &'m M, target: &Environment, va: u64) -> Option<&'m Words> {
+    page_table::table_for(m, target.root(), va, 3).map(|table| m.words(table))
 }
 
 /// One mapping of a frame is gone from every TLB. Pages of devices are not counted.
 #[inline(always)]
-pub fn release(frames: &Frames, leaf: Descriptor) {
+pub fn release(m: &impl Machine, frames: &Frames, leaf: Descriptor) {
     if let Some(place) = frames.word(leaf.pfn())
         && !leaf.contains(Descriptor::DEVICE)
     {
-        place.fetch_sub(1, Release);
+        m.add(place, 1u64.wrapping_neg());
     }
 }

@@ -239,7 +239,7 @@ fn clear_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     if word.pool() == number {
         // No TLB holds anything of its environment.
         for slot in table.iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
-            address_space::release(m.frames(), leaf(slot));
+            address_space::release(m, m.frames(), leaf(slot));
             slot.store(0, Relaxed);
         }
         free(m, pfn, number);
@@ -260,7 +260,7 @@ fn clear_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     m.invalidate_space(environment.number());
     m.finish_invalidation();
     for slot in table.iter().filter(of_pool) {
-        address_space::release(m.frames(), leaf(slot));
+        address_space::release(m, m.frames(), leaf(slot));
         slot.store(0, Relaxed);
     }
     FREED_PER_STEP

@@ -104,6 +104,8 @@ pub trait Machine {
 
     /// Replaces a word that holds `old`, else answers what it holds: acquires and releases. (The compiler's own calls a function, before which registers must be saved.)
     fn exchange(&self, word: &AtomicU64, old: u64, new: u64) -> Result<(), u64>;
+    /// Adds to a word, with wrapping; releases.
+    fn add(&self, word: &AtomicU64, value: u64);
 
     /// Fills a frame with zeros.
     fn zero(&self, pfn: Pfn);

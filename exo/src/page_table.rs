@@ -12,6 +12,10 @@ const PAGE: Descriptor =
     Descriptor::VALID.union(Descriptor::TABLE_OR_PAGE).union(Descriptor::EL0).union(Descriptor::NOT_GLOBAL);
 const NEVER_EXECUTE: Descriptor = Descriptor::EXECUTE_NEVER.union(Descriptor::PRIVILEGED_EXECUTE_NEVER);
 
+/// A page of memory that is readable and nothing else, and has not been accessed.
+pub const READABLE: Descriptor =
+    PAGE.union(NEVER_EXECUTE).union(Descriptor::READ_ONLY).union(Descriptor::INNER_SHAREABLE);
+
 /// What a leaf may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leaf {
@@ -32,11 +36,10 @@ pub fn well_formed(prot: Prot) -> bool {
 
 /// The level-3 descriptor for a frame; `prot` has been checked.
 pub fn leaf(pfn: Pfn, prot: Prot, leaf: Leaf) -> Descriptor {
-    let mut bits = PAGE.union(Descriptor::PRIVILEGED_EXECUTE_NEVER);
-    bits |= match leaf {
-        Leaf::Memory => Descriptor::INNER_SHAREABLE,
-        Leaf::Device => Descriptor::DEVICE,
-    };
+    let mut bits = READABLE;
+    if leaf == Leaf::Device {
+        bits ^= Descriptor::INNER_SHAREABLE | Descriptor::DEVICE;
+    }
     bits.set(Descriptor::EXECUTE_NEVER, !prot.contains(Prot::EXECUTE));
     bits.set(Descriptor::GUARDED, prot.contains(Prot::GUARDED));
     bits.set(Descriptor::WRITABLE, prot.contains(Prot::WRITE));

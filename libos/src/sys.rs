@@ -18,7 +18,7 @@ pub use message::{CallMessage, Received, ReplyMessage, call, call_words, reply_w
 pub use objects::*;
 pub use raw::{raw, raw_resume};
 
-use crate::control::with_batch;
+use crate::control::{batch_is_free, with_batch, with_own_batch};
 use exo_abi::binding::Rights;
 use exo_abi::page::MapEntry;
 use exo_abi::refusal::check;
@@ -142,23 +142,44 @@ pub fn frame_kind(pool: Handle, frames: &[Pfn], kind: FrameKind) -> Result<u64, 
 ///
 /// # Safety
 /// When that is the caller's own environment: nothing that Rust believes to be memory may change under it.
+#[inline(always)]
 pub unsafe fn map(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stopped> {
     if entries.is_empty() || entries.len() > BATCH_ENTRIES as usize {
         return Err(Stopped::TOO_LONG);
     }
-    with_batch(
-        entries.len(),
-        |index| [entries[index].first, entries[index].second],
-        || {
-            // SAFETY: the caller's promise.
-            done_or_stopped(unsafe {
-                svc::plain_3::<{ Call::Map as u64 }>(u64::from(environment.0), entries.len() as u64, 0)
-            })
-        },
-    )
+    if !batch_is_free() {
+        // SAFETY: the caller's promise.
+        return unsafe { map_in_between(environment, entries) };
+    }
+    let entry = |index: usize| [entries[index].first, entries[index].second];
+    // SAFETY: the caller's promise.
+    with_own_batch(entries.len(), entry, || unsafe { map_batch(environment, entries.len()) })
+}
+
+/// [`map`] in an upcall that came while the program was using the buffer.
+///
+/// # Safety
+/// As for [`map`].
+#[cold]
+#[inline(never)]
+unsafe fn map_in_between(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stopped> {
+    let entry = |index: usize| [entries[index].first, entries[index].second];
+    // SAFETY: the caller's promise.
+    with_batch(entries.len(), entry, || unsafe { map_batch(environment, entries.len()) })
+}
+
+/// The call itself.
+///
+/// # Safety
+/// As for [`map`].
+#[inline(always)]
+unsafe fn map_batch(environment: Handle, count: usize) -> Result<u64, Stopped> {
+    // SAFETY: the caller's promise.
+    done_or_stopped(unsafe { svc::plain_3::<{ Call::Map as u64 }>(u64::from(environment.0), count as u64, 0) })
 }
 
 /// [`map`] for another environment's tables; refuses [`Handle::SELF`] as a bad argument.
+#[inline(never)]
 pub fn map_other(environment: Handle, entries: &[MapEntry]) -> Result<u64, Stopped> {
     if environment == Handle::SELF {
         return Err(Stopped::TOO_LONG);

@@ -40,17 +40,47 @@ pub enum Resume {
 /// What answers a fault. A light handler may change `pc`, `flags` and x0 to x17 of the frame only.
 pub type Handler = fn(&mut Frame) -> Resume;
 
-/// Makes a function fit for [`set_light_handler`]: `libos::light_handler!(NAME = fn_name);` declares `NAME: Handler`.
+/// [`Resume`] in two registers: the words of an entry, or 0 and what it is instead.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Words(u64, u64);
+
+impl From<Resume> for Words {
+    #[inline(always)]
+    fn from(resume: Resume) -> Words {
+        match resume {
+            Resume::Continue => Words(0, 0),
+            Resume::Mapping(MapEntry { first, second }) => Words(first, second),
+            Resume::NotMine => Words(0, 1),
+        }
+    }
+}
+
+impl From<Words> for Resume {
+    #[inline(always)]
+    fn from(words: Words) -> Resume {
+        match words {
+            Words(0, 0) => Resume::Continue,
+            Words(0, _) => Resume::NotMine,
+            Words(first, second) => Resume::Mapping(MapEntry { first, second }),
+        }
+    }
+}
+
+/// What [`light_handler!`] makes of a function.
+pub type LightHandler = extern "C" fn(&mut Frame) -> Words;
+
+/// Makes a function fit for [`set_light_handler`]: `libos::light_handler!(NAME = fn_name);` declares `NAME: LightHandler`.
 ///
 /// The function must be `#[inline(always)]`, use integers only, and call nothing that can panic.
 #[macro_export]
 macro_rules! light_handler {
     ($(#[$doc:meta])* $name:ident = $function:path) => {
         $(#[$doc])*
-        const $name: $crate::upcall::Handler = {
+        const $name: $crate::upcall::LightHandler = {
             #[unsafe(link_section = "velvet_light")]
-            fn light(frame: &mut $crate::upcall::Frame) -> $crate::upcall::Resume {
-                $function(frame)
+            extern "C" fn light(frame: &mut $crate::upcall::Frame) -> $crate::upcall::Words {
+                $function(frame).into()
             }
             light
         };

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use exo_abi::page::{MapEntry, Prot};
 use exo_abi::{Handle, Pfn};
 use libos::mem::{self, Region, tables};
-use libos::upcall::{self, Frame, Handler, Resume};
+use libos::upcall::{self, Frame, LightHandler, Resume};
 use libos::{light_handler, sys};
 use workshop::Ground;
 
@@ -48,7 +48,7 @@ fn map_frame(frame: &mut Frame) -> Resume {
     Resume::Mapping(MapEntry::map(frame.address, Pfn(FRAME.load(Relaxed)), 1, prot, Handle::POOL))
 }
 
-fn with_light(handler: Handler, measure: impl FnOnce() -> Measured) -> Measured {
+fn with_light(handler: LightHandler, measure: impl FnOnce() -> Measured) -> Measured {
     upcall::set_light_handler(Some(handler))
         .map_err(|_| Failed::Lacks("the library refuses the handler: it touches floating point, or calls"))?;
     let figure = measure();

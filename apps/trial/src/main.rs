@@ -33,6 +33,7 @@ const PROMISES: &[Promise] = &[
     ("the window shows the own tables", memory::the_window_shows),
     ("accessed and dirty are told", memory::accessed_and_dirty),
     ("a batch maps, protects, marks, unmaps", memory::a_batch_changes_tables),
+    ("a page alone is mapped as in a batch", memory::a_page_alone_is_as_in_a_batch),
     ("tables come and go empty", memory::tables_come_and_go),
     ("nothing is writable and executable", memory::write_xor_execute),
     ("data becomes code and back", memory::data_becomes_code),

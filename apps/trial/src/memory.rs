@@ -196,6 +196,52 @@ pub fn a_batch_changes_tables(ground: &Ground) -> Held {
     Ok(())
 }
 
+/// The kernel has a short way for a page alone: it must do, and refuse, what the long way does.
+pub fn a_page_alone_is_as_in_a_batch(_: &Ground) -> Held {
+    let tables_used = own_tables()?;
+    let mut frames = [Pfn(0); 2];
+    mem::alloc_frames(Handle::POOL, &mut frames)?;
+    let [frame, beside] = frames;
+    let neighbour = FREE_PAGE + PAGE_BYTES;
+    faults::map_own(&[MapEntry::map(neighbour, beside, 1, RW | Prot::ACCESSED, Handle::POOL)])?;
+    let mark = MapEntry::mark(neighbour, 1, Prot::ACCESSED, Handle::POOL);
+    let tried = |entry: MapEntry| {
+        let alone = faults::map_own(&[entry]).map_err(|stopped| (stopped.done, stopped.pages, stopped.refusal));
+        let shown = (tables::leaf(FREE_PAGE), empty_if_mapped());
+        let behind =
+            faults::map_own(&[mark, entry]).map_err(|stopped| (stopped.done - 1, stopped.pages, stopped.refusal));
+        let same = alone == behind.map(|done| done - 1) && shown == (tables::leaf(FREE_PAGE), empty_if_mapped());
+        if same { Ok(()) } else { Err((entry, alone, behind)) }
+    };
+    let good = MapEntry::map(FREE_PAGE, frame, 1, RW, Handle::POOL);
+    for bits in 0..1 << 12 {
+        let entry = MapEntry { first: FREE_PAGE | bits, ..good };
+        ensure!(tried(entry).is_ok(), "{:x?} alone and in a batch", tried(entry));
+    }
+    let info = machine::info();
+    let strange =
+        [Pfn(0), beside, Pfn(info.first_frame), Pfn(info.bitmap_frame), Pfn(info.first_frame - 1), Pfn(0xffff_ffff)];
+    let handles = [Handle::SELF, Handle::POOL, Handle(100), Handle(127), Handle(128), Handle(5000), Handle(u16::MAX)];
+    let entries = strange.map(|frame| MapEntry::map(FREE_PAGE, frame, 1, RW, Handle::POOL)).into_iter();
+    let entries = entries.chain(handles.map(|handle| MapEntry::map(FREE_PAGE, frame, 1, RW, handle)));
+    let entries =
+        entries.chain([0, 2, 0x8000, 0xffff].map(|count| MapEntry::map(FREE_PAGE, frame, count, RW, Handle::POOL)));
+    let places =
+        [neighbour, faults::FREE_VA + (1 << 30), 1 << 39, FREE_PAGE | 1 << 63, !0xfff, exo_abi::page::MAPPABLE_END];
+    for entry in entries.chain(places.map(|va| MapEntry::map(va, frame, 1, RW, Handle::POOL))) {
+        ensure!(tried(entry).is_ok(), "{:x?} alone and in a batch", tried(entry));
+    }
+    faults::map_own(&[MapEntry::unmap(neighbour, 1)])?;
+    // Nothing was counted too often, or it could not be freed.
+    sys::frame_free(Handle::POOL, &frames)?;
+    remove_own_tables(tables_used)
+}
+
+/// Empties the page the tests use; whether it was mapped.
+fn empty_if_mapped() -> bool {
+    faults::map_own(&[MapEntry::unmap(FREE_PAGE, 1)]).is_ok()
+}
+
 pub fn tables_come_and_go(_: &Ground) -> Held {
     let frames = own_tables()?;
     let page = new_frame(Handle::POOL)?;

@@ -1,7 +1,7 @@
 //! Into the kernel and out of it: the vectors, and the registers of who goes on.
 
 use super::layout::LINEAR;
-use super::objects::{self, Arm};
+use super::objects::{self, Arm, Globals};
 use super::registers::{self, execute, mrs};
 use super::{gic, mmu, panic};
 use core::arch::asm;
@@ -10,13 +10,17 @@ use core::sync::atomic::Ordering::*;
 use exo::binding::Binding;
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
+use exo::frame::{Frames, Kind};
 use exo::machine::{Machine, Tables};
+use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
 use exo::{event, gate, interrupt, word};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
+use exo_abi::page::{Descriptor, MapOp, Prot};
 use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, MAX_VCORES};
+use spin::mutex::SpinMutex;
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
 const FRAME_BYTES: usize = 112;
@@ -28,6 +32,8 @@ core::arch::global_asm!(include_str!("memory.s"));
 core::arch::global_asm!(
     include_str!("vectors.s"),
     SVC64 = const 0x15u64 << 26 | 1 << 25,
+    MAP = const Call::Map as u64,
+    KIND_POOL = const BindingKind::Pool as u64,
     KIND_GATE = const BindingKind::Gate as u64,
     KIND_EVENT = const BindingKind::Event as u64,
     KIND_ENV = const BindingKind::Env as u64,
@@ -48,6 +54,20 @@ core::arch::global_asm!(
     DEPTH = const gate::DEPTH,
     LINEAR = const LINEAR,
     TABLES = sym objects::TABLES,
+    GLOBALS = sym objects::GLOBALS,
+    FRAME_WORDS = const offset_of!(Globals, frames) + offset_of!(Frames, words),
+    FIRST_FRAME = const offset_of!(Globals, frames) + offset_of!(Frames, first),
+    BATCH = const offset_of!(ControlPage, batch),
+    PROT_FIXED = const 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
+    PROT_PLAIN = const (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
+    WRITE = const 4 + Prot::WRITE.bits().trailing_zeros(),
+    MARKED = const 4 + Prot::ACCESSED.bits().trailing_zeros(),
+    DIRTY = const 4 + Prot::DIRTY.bits().trailing_zeros(),
+    READABLE = const READABLE.bits(),
+    WRITABLE = const Descriptor::WRITABLE.bits().trailing_zeros(),
+    ACCESSED = const Descriptor::ACCESSED.bits().trailing_zeros(),
+    READ_ONLY = const Descriptor::READ_ONLY.bits().trailing_zeros(),
+    DATA = const Kind::Data as u64,
     FRAME = const FRAME_BYTES,
     UPCALL = const offset_of!(ControlPage, upcall),
     PREEMPTED = const offset_of!(ControlPage, preempted),
@@ -81,8 +101,9 @@ core::arch::global_asm!(
     VCORE_CALLEE = const offset_of!(Vcore, callee),
     VCORE_ALARM = const offset_of!(Vcore, alarm),
     VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
-    ENVIRONMENT_SPACE = const offset_of!(Environment, space),
+    ENVIRONMENT_LOCK = const offset_of!(Environment, lock),
     ENVIRONMENT_DYING = const offset_of!(Environment, dying),
+    ENVIRONMENT_SPACE = const offset_of!(Environment, space),
     ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
     ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
     PLAIN = sym on_call,
@@ -108,6 +129,16 @@ const _: () = {
         Call::Null as u64 == 1 && Call::Call as u64 == 2 && Call::ReplyWait as u64 == 3 && Call::Resume as u64 == 4
     );
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    // The lock is a byte, 1 while it is taken; a slice is its address and its length.
+    assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
+    // SAFETY: two words make a slice's pointer, which is not followed.
+    assert!(unsafe { core::mem::transmute::<[usize; 2], *const [u64]>([8, 3]) }.len() == 3);
+    assert!(
+        Rights::ENV_MAP.bits() == 1
+            && Rights::POOL_READ.bits() == 1
+            && Rights::POOL_WRITE.bits() == 2
+            && READABLE.bits() & !(0xffff << 48) < 1 << 16
+    );
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 

@@ -46,7 +46,8 @@ impl<T> Once<T> {
     }
 }
 
-static GLOBALS: Once<Globals> = Once::ZEROED;
+/// What was found out.
+pub static GLOBALS: Once<Globals> = Once::ZEROED;
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
 static FIRST_CORE: Once<Core> = Once::ZEROED;
@@ -192,6 +193,14 @@ impl Machine for Arm {
             )
         };
         if seen == old { Ok(()) } else { Err(seen) }
+    }
+    #[inline(always)]
+    fn add(&self, word: &AtomicU64, value: u64) {
+        // SAFETY: changes a word that is borrowed. Whom an exclusive fails had a neighbour that got through.
+        unsafe {
+            asm!("2: ldxr {0}, [{2}]", "add {0}, {0}, {3}", "stlxr {1:w}, {0}, [{2}]", "cbnz {1:w}, 2b", out(reg) _, out(reg) _,
+                in(reg) word, in(reg) value, options(nostack, preserves_flags))
+        };
     }
     fn zero(&self, pfn: Pfn) {
         // SAFETY: the caller has made the frame busy: nobody else has it.

@@ -1,4 +1,4 @@
-// The exception vectors (Arm ARM D1.3.1.5), and what is done before any Rust runs: `null`, the plain cases of `call`, `reply_wait` and `notify`, upcalls, `resume`.
+// The exception vectors (Arm ARM D1.3.1.5), and what is done before any Rust runs: `null`, the plain cases of `call`, `reply_wait`, `notify` and `map`, upcalls, `resume`.
 //
 // On entry from EL0 sp is the top of the core's kernel stack, which is empty: what lies below it is scratch. Interrupts stay masked.
 // `Core` is in TPIDR_EL1; its first words are the running vcore's address and its control page's.
@@ -31,6 +31,13 @@
     .macro  more_words op
     .irp    n, "8, 9", "10, 11", "12, 13", "14, 15"
     pair    \op, sp, 0, \n
+    .endr
+    .endm
+
+// x2 to x15, below x16 and x17 below sp.
+    .macro  below op
+    .irp    n, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15"
+    pair    \op, sp, -144, \n
     .endr
     .endm
 
@@ -98,6 +105,12 @@
     orr     \register, \register, #{LINEAR}
     .endm
 
+// The kernel's address of the table that a descriptor, or TTBR0, names.
+    .macro  physical register
+    and     \register, \register, #0x3ffffff000
+    orr     \register, \register, #{LINEAR}
+    .endm
+
 // Looks binding x0 up (`binding::find`): x13 = its head, x15 = its object, x16 = its badge. Also x9 = core, x10 = vcore, x11 = control page, x17 = cells.
 // Uses x8, x12, x14. What was taken back, is not of this kind, or lacks the right goes to `slow`.
     .macro  find kind, right
@@ -127,8 +140,7 @@
     cmp     x12, #\kind
     b.ne    slow
     ubfx    x12, x13, #32, #16
-    adrp    x17, {TABLES}
-    add     x17, x17, :lo12:{TABLES}
+    adr     x17, {TABLES}
     check_cell x12, x14
     .endm
 
@@ -176,6 +188,8 @@ vectors:
     br      x17
 1:  lsr     w17, w16, #16
     cbnz    w17, no_call                // another exception
+    cmp     w16, #{MAP}
+    b.eq    map
     b       other_call
 null:
     mov     x0, xzr
@@ -524,10 +538,153 @@ stop:
     stp     x0, x1, [x16]
     rust    {FAULT}
 
+// `address_space::apply`, plain: one page of data of a pool is mapped into the own tables. What is not so leaves for Rust before anything has changed.
+// x16 = the environment's handle; x17 = 0 for `map`, which keeps x0 and x1, else `resume`, which also has x2 to x15 below sp.
+map:
+    cmp     x0, #127
+    ccmp    x1, #1, #0, ls
+    b.ne    slow
+    mov     x16, x0
+    mov     x17, xzr
+    b       map_page
+mapped:
+    mov     x0, xzr                     // x1 is 1, the entries done
+    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+
+map_unlock:
+    stlrb   wzr, [x6]
+map_slow:
+    cbz     x17, slow
+    below   ldp
+    b       resume_entries
+
 // Back from an upcall: x16 (below sp) counts entries of a batch.
 resume:
-    ldr     x16, [sp, #-16]
-    cbnz    x16, resume_batch
+    ldr     x17, [sp, #-16]
+    cbz     x17, resume_now
+    cmp     x17, #1
+    b.ne    resume_entries
+    below   stp
+    mov     x16, xzr
+map_page:
+    mrs     x2, tpidr_el1
+    ldp     x10, x11, [x2]
+    ldr     x2, [x11, #{BATCH}]         // the entry: each word once
+    ldr     x3, [x11, #({BATCH} + 8)]
+    and     x10, x10, #~0xfff           // the environment
+    lsr     x5, x3, #32
+    sub     w5, w5, #1
+    ror     w5, w5, #16                 // the pool's handle, below 128 if the count is 1
+    mov     w11, #{PROT_FIXED}
+    and     x11, x11, x2
+    sub     x11, x11, #{PROT_PLAIN}
+    orr     x11, x11, x5, lsr #7
+    cbnz    x11, map_slow
+    bic     x11, x2, x2, lsl #({DIRTY} - {WRITE})
+    tbnz    x11, #{DIRTY}, map_slow     // dirty, and not writable
+    lsr     x4, x2, #30
+    cmp     x4, #511
+    b.hs    map_slow                    // the window, or beyond user space
+    add     x6, x10, #{ENVIRONMENT_LOCK}
+    mov     w7, #1
+    ldaxrb  w8, [x6]
+    cbnz    w8, map_slow
+    stxrb   w8, w7, [x6]
+    cbnz    w8, map_slow
+    ldr     x7, [x10, #{ENVIRONMENT_DYING}]
+    cbnz    x7, map_unlock
+    // Both bindings, as `find` and `binding::read`: x5, x11, x12, x13 are the pool's words; x9, x14, x15, x16 the environment's.
+    ldr     x8, [x10, #{ENVIRONMENT_BINDINGS}]
+    address x8, 12, 26
+    add     x7, x8, x5, lsl #5
+    add     x8, x8, x16, lsl #5
+    ldar    x5, [x7]
+    ldp     x11, x12, [x7, #8]
+    ldr     x13, [x7, #24]
+    ldar    x9, [x8]
+    ldp     x14, x15, [x8, #8]
+    ldr     x16, [x8, #24]
+    dmb     ishld
+    ldr     x7, [x7]
+    ldr     x8, [x8]
+    cmp     x7, x5
+    ccmp    x8, x9, #0, eq
+    and     w8, w9, #0xf
+    ccmp    x8, #{KIND_ENV}, #0, eq
+    and     w8, w5, #0xf
+    ccmp    x8, #{KIND_POOL}, #0, eq
+    b.ne    map_unlock
+    and     w8, w5, w9
+    tbz     w8, #8, map_unlock          // the rights to read it and to map it
+    bic     w8, w2, w5, lsr #(9 - {WRITE})
+    tbnz    w8, #{WRITE}, map_unlock
+    eor     x7, x15, x10, lsr #12       // the own environment
+    lsl     x7, x7, #38
+    // Each has two cells.
+    adr     x15, {TABLES}
+    ubfx    x8, x5, #32, #16
+    ldr     x8, [x15, x8, lsl #3]
+    eor     x11, x11, x8
+    lsr     x8, x5, #48
+    ldr     x8, [x15, x8, lsl #3]
+    eor     x13, x13, x8
+    ubfx    x8, x9, #32, #16
+    ldr     x8, [x15, x8, lsl #3]
+    eor     x14, x14, x8
+    lsr     x8, x9, #48
+    ldr     x8, [x15, x8, lsl #3]
+    eor     x16, x16, x8
+    orr     x11, x11, x13
+    orr     x14, x14, x16
+    orr     x11, x11, x14
+    orr     x7, x7, x11, lsr #16
+    cbnz    x7, map_unlock
+    // x13 = the frame's word, x14 = the slot.
+    mov     w8, w3
+    adr     x15, {GLOBALS}
+    ldp     x13, x14, [x15, #{FRAME_WORDS}]
+    ldr     x15, [x15, #{FIRST_FRAME}]
+    sub     x15, x8, x15
+    cmp     x15, x14
+    b.hs    map_unlock
+    add     x13, x13, x15, lsl #3
+    ldr     x14, [x10, #{ENVIRONMENT_SPACE}]
+    physical x14
+    ldr     x14, [x14, x4, lsl #3]
+    tbz     x14, #0, map_unlock
+    physical x14
+    ubfx    x15, x2, #21, #9
+    ldr     x14, [x14, x15, lsl #3]
+    tbz     x14, #0, map_unlock
+    physical x14
+    ubfx    x15, x2, #12, #9
+    add     x14, x14, x15, lsl #3
+    ldr     x15, [x14]
+    cbnz    x15, map_unlock
+    // The descriptor, as `page_table::leaf`.
+    mov     x11, #({READABLE} & 0xffff)
+    movk    x11, #({READABLE} >> 48), lsl #48
+    orr     x11, x11, x8, lsl #12
+    and     x15, x2, #(1 << {WRITE})
+    orr     x11, x11, x15, lsl #({WRITABLE} - {WRITE})
+    and     x15, x2, #(1 << {MARKED})
+    orr     x11, x11, x15, lsl #({ACCESSED} - {MARKED})
+    and     x15, x2, #(1 << {DIRTY})
+    eor     x11, x11, x15, lsr #({DIRTY} - {READ_ONLY})
+    lsl     x12, x12, #8
+    add     x12, x12, #({DATA} << 4)
+    ldaxr   x15, [x13]
+    cmp     x12, x15, lsr #40           // data of the pool, no flags
+    b.ne    map_unlock
+    add     x15, x15, #1
+    stlxr   w16, x15, [x13]
+    cbnz    w16, map_unlock
+    str     x11, [x14]
+    dsb     ishst                       // `publish_descriptors`
+    stlrb   wzr, [x6]
+    cbz     x17, mapped
+    below   ldp
 resume_now:
     mrs     x17, tpidr_el1
     ldp     x16, x17, [x17]
@@ -553,12 +710,12 @@ resume_events:
     rust    {RESUME_EVENTS}
 
 // Rust keeps x19 to x29. A refusal (x16) and the entries done (x17) go back behind the `svc`.
-resume_batch:
+resume_entries:
     sub     sp, sp, #144
     words   stp
     more_words stp
     stp     x18, x30, [sp, #128]
-    mov     x0, x16
+    mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
     mov     x17, x1

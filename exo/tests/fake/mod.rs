@@ -286,6 +286,9 @@ impl Machine for Fake {
     fn exchange(&self, word: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
         word.compare_exchange(old, new, AcqRel, Acquire).map(|_| ())
     }
+    fn add(&self, word: &AtomicU64, value: u64) {
+        word.fetch_add(value, Release);
+    }
     fn zero(&self, pfn: Pfn) {
         self.before_zero(pfn);
         self.page(pfn).0.iter().for_each(|word| word.store(0, Relaxed));

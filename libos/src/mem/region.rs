@@ -30,6 +30,8 @@ struct Row {
 
 static ROWS: [Row; MAX_REGIONS] = [const { Row { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; MAX_REGIONS];
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// Where the last of them ends: most addresses that are in none lie beyond it.
+static END: AtomicU64 = AtomicU64::new(0);
 
 /// A stretch of zeros that takes a frame of the own pool for each page that is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,7 @@ pub fn add_region(start: u64, end: u64) -> Option<Region> {
     let row = &ROWS[index as usize];
     row.start.store(start, Relaxed);
     row.end.store(end, Release);
+    END.fetch_max(end, Release);
     Some(Region { start, end })
 }
 
@@ -80,7 +83,7 @@ pub fn regions() -> impl Iterator<Item = Region> {
 /// Whether `address` lies in a region. Integers only: the light upcall uses it.
 #[inline(always)]
 fn in_region(address: u64) -> bool {
-    let mut index = 0;
+    let mut index = if address < END.load(Acquire) { 0 } else { MAX_REGIONS };
     while index < MAX_REGIONS {
         let end = ROWS[index].end.load(Acquire);
         if end == 0 {

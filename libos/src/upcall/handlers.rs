@@ -1,7 +1,7 @@
 //! Who answers an upcall: the library's regions, then the application's handlers, then nobody.
 
-use super::Handler;
 use super::fp::{self, Calls};
+use super::{Handler, LightHandler};
 use crate::control;
 use core::sync::atomic::{AtomicPtr, Ordering::Release};
 
@@ -29,7 +29,7 @@ pub enum Refused {
 }
 
 /// Answers faults that lie in no region on the light way; `None`: nobody. Other faults go the full way.
-pub fn set_light_handler(handler: Option<Handler>) -> Result<(), Refused> {
+pub fn set_light_handler(handler: Option<LightHandler>) -> Result<(), Refused> {
     let Some(handler) = handler else {
         set_light_word(0);
         return Ok(());
@@ -104,7 +104,7 @@ mod machine {
     use crate::control::{self, library_get, library_set};
     use crate::mem::{self, Answer};
     use crate::sys;
-    use crate::upcall::{Frame, Handler, Resume};
+    use crate::upcall::{Frame, Handler, LightHandler, Resume};
     use core::ptr::addr_of_mut;
     use core::sync::atomic::Ordering::Acquire;
     use exo_abi::control_page::ControlPage;
@@ -127,16 +127,16 @@ mod machine {
         }
         if let Some(entry) = mem::light_answer(frame.cause, frame.address) {
             library_set!(1, answered);
-            return in_batch(page, entry);
+            return in_batch(entry);
         }
         let Some(handler) = light_handler() else {
             return FULL_WAY;
         };
-        match handler(frame) {
+        match handler(frame).into() {
             Resume::Continue => 0,
             Resume::Mapping(entry) => {
                 library_set!(0, answered);
-                in_batch(page, entry)
+                in_batch(entry)
             }
             Resume::NotMine => FULL_WAY,
         }
@@ -144,12 +144,11 @@ mod machine {
 
     /// One entry for `resume`. A handler may add pages and tables, never take memory away that Rust counts on.
     #[inline(always)]
-    fn in_batch(page: *mut ControlPage, entry: MapEntry) -> u64 {
+    fn in_batch(entry: MapEntry) -> u64 {
         if !adds(&entry) {
             return FULL_WAY;
         }
-        // SAFETY: the page is mapped, and the buffer is not in use.
-        unsafe { addr_of_mut!((*page).batch[0]).write_volatile([entry.first, entry.second]) };
+        control::write_batch(0, [entry.first, entry.second]);
         1
     }
 
@@ -193,7 +192,7 @@ mod machine {
     /// The application's handlers: the light one too, where the batch buffer was in use and the light way did not ask it.
     fn ask_handlers(frame: &mut Frame) -> Resume {
         let answer = match light_handler() {
-            Some(handler) if library_get!(batch_used) != 0 => handler(frame),
+            Some(handler) if library_get!(batch_used) != 0 => handler(frame).into(),
             _ => Resume::NotMine,
         };
         match (answer, fault_handler()) {
@@ -260,10 +259,10 @@ mod machine {
     }
 
     #[inline(always)]
-    fn light_handler() -> Option<Handler> {
+    fn light_handler() -> Option<LightHandler> {
         let handler = library_get!(light_handler);
-        // SAFETY: only `set_light_handler` writes the word, with a `Handler` or 0.
-        (handler != 0).then(|| unsafe { core::mem::transmute::<u64, Handler>(handler) })
+        // SAFETY: only `set_light_handler` writes the word, with a `LightHandler` or 0.
+        (handler != 0).then(|| unsafe { core::mem::transmute::<u64, LightHandler>(handler) })
     }
 
     fn fault_handler() -> Option<Handler> {
@@ -282,10 +281,20 @@ mod machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upcall::{Frame, Resume};
+    use crate::upcall::{Frame, Resume, Words};
+    use exo_abi::page::{MapEntry, Prot};
+    use exo_abi::{Handle, Pfn};
 
-    fn handler(_: &mut Frame) -> Resume {
-        Resume::Continue
+    extern "C" fn handler(_: &mut Frame) -> Words {
+        Resume::Continue.into()
+    }
+
+    #[test]
+    fn two_registers_hold_every_answer() {
+        let entry = MapEntry::map(0, Pfn(0), 1, Prot::READ, Handle::POOL);
+        for resume in [Resume::Continue, Resume::NotMine, Resume::Mapping(entry)] {
+            assert_eq!(Resume::from(Words::from(resume)), resume);
+        }
     }
 
     #[test]
