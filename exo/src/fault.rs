@@ -43,9 +43,3 @@ impl Fault {
         faults.into_iter().find(|(is_so, _)| *is_so).map_or(Ok(()), |(_, fault)| Err(fault))
     }
 }
-
-impl From<fdt::FdtError> for Fault {
-    fn from(_: fdt::FdtError) -> Fault {
-        Fault::DAMAGED
-    }
-}

@@ -30,9 +30,10 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     let tree_at = if device_tree != 0 { device_tree } else { header.device_tree };
     let (mut tree, blob) = (Description::default(), Range::new(tree_at, device_tree::MAX_BYTES as u64));
-    mmu::look_at(blob, |words| device_tree::read(words, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
+    mmu::look_at(blob, |bytes| device_tree::read(bytes, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
     power::CONDUIT.store(tree.psci.map_or(0, |conduit| conduit as u64), Relaxed);
-    let uart = tree.uart.filter(|uart| uart::begin(*uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
+    let uart =
+        tree.uarts.as_slice().first().filter(|uart| uart::begin(**uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
     let lines = gic::set_up(tree.controller, tree.controller_ranges.as_slice())?;
 
     // What there is: the runs of usable RAM, within the span that the linear map takes.
