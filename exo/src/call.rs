@@ -332,7 +332,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let me = self.environment.number();
         binding::check_cell(self.m, cell, me)?;
         binding::check_empty(self.m, self.environment, self.x[5])?;
-        pool::create(self.m, me, parent, number, cell, quota, minimum)?;
+        pool::create(self.m, me, parent, number, cell, quota)?;
         binding::bump(self.m, cell, me | binding::OBJECT);
         let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
         binding::write(self.m, self.environment, self.x[5], &root)
@@ -344,7 +344,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
             return Err(Refusal::NotRoot);
         }
         match pool::pool(self.m, root.object).identity().state() {
-            pool::State::Shared if pool::has_children(self.m, root.object) => Err(Refusal::InUse),
+            pool::State::Shared if pool::children(self.m, root.object).next().is_some() => Err(Refusal::InUse),
             pool::State::Shared => {
                 self.below(1, 1)?;
                 destroy::begin_pool(self.m, root.object);

@@ -106,9 +106,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
             }
         }
     }
-    (1..environment::names(kind)?).filter(|name| environment::owner_of(m, kind, *name).0 == number).for_each(|name| {
-        environment::give_name(m, kind, name, heir.number());
-    });
+    environment::give_all(m, kind, 1..u64::MAX, number, heir.number());
     Ok(())
 }
 
@@ -161,7 +159,7 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
     binding::bump(m, cell, heir);
     binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
-    environment::forget_number(m, dying.number());
+    environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
     free(m, dying.frame(), pool);
     pool::end(m, pool);
 }

@@ -61,7 +61,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     ] {
         let pool = pool::pool(m, number);
         let _ = pool.change(pool.identity(), pool::Identity::new(NUMBER, 0, cell, state));
-        pool.begin(quota, 0);
+        pool.begin(quota);
         pool.charge(used).or(Err(Fault::MEMORY))?;
         [archive, last].iter().for_each(|pfn| pool.note(pfn.0 - frames.first));
     }
