@@ -516,10 +516,10 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn debug_write(&self) -> Result<(), Refusal> {
         let binding = self.binding(0, BindingKind::Device, Rights::DEVICE_DEBUG)?;
         let count = self.x[1] as usize;
-        if self.x[1] == 0 || self.x[1] > 48 || !self.m.uart().is_some_and(|uart| binding.covers(uart.0, 1)) {
+        if self.x[1] == 0 || self.x[1] > 48 || !self.m.found().uart.is_some_and(|uart| binding.covers(uart.0, 1)) {
             return Err(Refusal::BadArgument);
         }
-        if self.m.uart_owner().load(Acquire) != 0 {
+        if self.m.tables().uart_owner.load(Acquire) != 0 {
             return Err(Refusal::Claimed);
         }
         let bytes = |index: usize| self.x[2 + index / 8].to_le_bytes()[index % 8];

@@ -2,8 +2,8 @@
 //!
 //! (Devicetree Specification 0.4: 2.3 properties, 3 nodes, 5.3 the memory reservation block.)
 
-use crate::fault::Fault;
-use exo_abi::PAGE_BYTES;
+use crate::fault::{self, Fault};
+use exo_abi::{PAGE_BYTES, Pfn};
 
 /// Ranges of one sort that are looked at: banks of RAM, reserved memory, registers of an interrupt controller.
 pub const MAX_RANGES: usize = 32;
@@ -69,6 +69,10 @@ impl Ranges {
     /// The ranges.
     pub fn as_slice(&self) -> &[Range] {
         self.items.get(..self.found).unwrap_or(&self.items)
+    }
+    /// One of them has something in this page.
+    pub fn touch(&self, pfn: Pfn) -> bool {
+        self.as_slice().iter().map(|range| range.pages()).any(|range| (range.start..range.end).contains(&pfn.address()))
     }
     /// The whole pages of these ranges that keep clear of `taken`, run by run, lowest first.
     pub fn without<'a>(&'a self, taken: &'a Ranges) -> impl Iterator<Item = Range> + 'a {
@@ -180,7 +184,7 @@ pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
     found.bytes = bytes as u64;
     let own = blob.get(..bytes).ok_or(Fault::LENGTH)?;
     reservations(own, &mut found.reserved).and_then(|()| nodes(own, found)).ok_or(Fault::DAMAGED)?;
-    Fault::none_of([
+    fault::none_of([
         (found.memory.found == 0, Fault::NO_MEMORY),
         (found.controller_ranges.found < 2, Fault::NO_CONTROLLER),
         (found.reserved.found > MAX_RESERVED, Fault::RESERVED),

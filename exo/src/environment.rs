@@ -148,7 +148,7 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
     pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
         frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
-            frames[..done].iter().for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
+            frames.iter().take(done).for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
             let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
         })?;

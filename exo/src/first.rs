@@ -2,7 +2,7 @@
 
 use crate::binding::{self, Binding, range};
 use crate::environment::{self, Parts};
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::frame::{self, Kind, Word, Zero};
 use crate::machine::Machine;
 use crate::page_table::{self, Leaf};
@@ -31,7 +31,7 @@ const MACHINE_CELL: u64 = 4;
 pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Result<(), Fault> {
     let (offset, length) = (header.archive_offset, header.archive_bytes);
     let whole_pages = (offset | length).is_multiple_of(PAGE_BYTES) && length != 0;
-    Fault::none_of([
+    fault::none_of([
         (header.magic != BOOT_MAGIC, Fault::NO_HEADER),
         (crc32(bytes) != header.checksum, Fault::CHECKSUM),
         (header.abi_version != ABI_VERSION, Fault::VERSION),
@@ -94,7 +94,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     map(m, root, boot.init_control, control, Prot::READ | Prot::WRITE | Prot::DIRTY)?;
     m.publish_descriptors();
 
-    let lines = m.lines().len() as u64 / interrupt::WORDS_PER_LINE;
+    let lines = m.found().lines.len() as u64 / interrupt::WORDS_PER_LINE;
     for (slot, (kind, cell, object)) in (0..).zip([
         (BindingKind::Env, ENVIRONMENT_CELL, frame.0),
         (BindingKind::Pool, POOL_CELL, POOL),

@@ -7,29 +7,13 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
-use exo::device_tree::Ranges;
 use exo::environment::Environment;
-use exo::frame::Frames;
-use exo::machine::{Machine, Power, Tables, Trigger, Words};
+use exo::machine::{Found, Line, Machine, Power, Tables, Words};
 use exo::slice::Core;
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::Pfn;
 use exo_abi::control_page::ControlPage;
 use exo_abi::exposed::MachineInfo;
-
-/// What is found out once, while booting.
-pub struct Globals {
-    /// The frames' words and the bitmap.
-    pub frames: Frames<'static>,
-    /// The interrupt lines' words.
-    pub lines: &'static [AtomicU64],
-    /// Timer ticks a second.
-    pub hz: u64,
-    /// The debug UART.
-    pub uart: Option<Pfn>,
-    /// The kernel's own devices.
-    pub devices: Ranges,
-}
 
 /// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
 #[repr(transparent)]
@@ -46,24 +30,19 @@ impl<T> Once<T> {
     }
 }
 
-static GLOBALS: Once<Globals> = Once::ZEROED;
+static FOUND: Once<Found<'static>> = Once::ZEROED;
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
 static FIRST_CORE: Once<Core> = Once::ZEROED;
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
-static UART_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
-pub fn set_up(globals: Globals, vector: Pfn) -> u64 {
+pub fn set_up(found: Found<'static>, vector: Pfn) -> u64 {
     // SAFETY: the first core, once, before `Arm` is used.
-    unsafe { (*GLOBALS.0.get()).write(globals) };
+    unsafe { (*FOUND.0.get()).write(found) };
     FIRST_CORE.get().begin(0, vector);
     &raw const FIRST_CORE as u64
-}
-
-fn globals() -> &'static Globals {
-    GLOBALS.get()
 }
 
 /// The machine.
@@ -121,11 +100,8 @@ impl Machine for Arm {
     fn tables(&self) -> &Tables {
         &TABLES
     }
-    fn lines(&self) -> &[AtomicU64] {
-        globals().lines
-    }
-    fn frames(&self) -> &Frames<'_> {
-        &globals().frames
+    fn found(&self) -> &Found<'_> {
+        FOUND.get()
     }
     #[inline(always)]
     fn words(&self, pfn: Pfn) -> &Words {
@@ -155,9 +131,6 @@ impl Machine for Arm {
     }
     fn now(&self) -> u64 {
         registers::now()
-    }
-    fn ticks(&self, microseconds: u64) -> u64 {
-        microseconds.saturating_mul(globals().hz) / 1_000_000
     }
     fn user_pc(&self) -> u64 {
         mrs!("elr_el1")
@@ -221,33 +194,14 @@ impl Machine for Arm {
     fn invalidate_instructions(&self) {
         execute!("dsb ish; ic ialluis; dsb ish; isb");
     }
-    fn kernel_device(&self, pfn: Pfn) -> bool {
-        let at = pfn.address();
-        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end)
-    }
-    fn uart(&self) -> Option<Pfn> {
-        globals().uart
-    }
-    fn uart_owner(&self) -> &AtomicU64 {
-        &UART_OWNER
-    }
     fn reset_uart(&self) {
         uart::reset();
     }
     fn write_uart(&self, bytes: &[u8]) {
         uart::put(bytes);
     }
-    fn route_line(&self, line: u64, _core: u64, trigger: Trigger) {
-        gic::route(line, trigger);
-    }
-    fn mask_line(&self, line: u64) {
-        gic::mask(line);
-    }
-    fn retire_line(&self, line: u64) {
-        gic::retire(line);
-    }
-    fn unmask_line(&self, line: u64) {
-        gic::unmask(line);
+    fn set_line(&self, line: u64, to: Line) {
+        gic::set_line(line, to);
     }
     fn interrupt_core(&self, _id: u64) {
         // One core runs: there is no other to interrupt.

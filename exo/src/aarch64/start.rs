@@ -1,7 +1,7 @@
 //! The machine is set up, step by step, until the first environment runs. What is wrong is said on the early UART.
 
 use super::layout::*;
-use super::objects::{self, Arm, Globals};
+use super::objects::{self, Arm};
 use super::{boot, entry, gic, mmu, panic, power, registers, uart};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{self, Description, Range};
@@ -9,6 +9,7 @@ use exo::fault::Fault;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::interrupt::WORDS_PER_LINE;
+use exo::machine::Found;
 use exo_abi::boot::FLAG_QEMU;
 use exo_abi::exposed::{Features, LAYOUT_VERSION, MachineInfo};
 use exo_abi::{ABI_VERSION, PAGE_BYTES, Pfn};
@@ -97,8 +98,8 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     }
 
     let (features, hz) = (registers::features(), registers::timer_hz());
-    let globals = Globals { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
-    let core = objects::set_up(globals, Pfn(slices / PAGE_BYTES));
+    let found = Found { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
+    let core = objects::set_up(found, Pfn(slices / PAGE_BYTES));
     registers::prepare(features, core);
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
     let (info_frame, cores) = (Pfn(info / PAGE_BYTES), 1);

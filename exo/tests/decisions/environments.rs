@@ -54,7 +54,7 @@ fn a_child_that_has_everything_leaves_nothing_behind() {
     fake.destroy(child.env);
     assert_eq!(fake.holdings(), before);
     assert!(fake.did.borrow().contains(&Did::Retire(40)) && fake.did.borrow().contains(&Did::ResetUart));
-    assert_eq!(fake.uart_owner().load(Relaxed), 0);
+    assert_eq!(fake.tables().uart_owner.load(Relaxed), 0);
     assert_eq!(fake.tlb.borrow().count(3), 0);
 }
 
