@@ -59,18 +59,18 @@ fn check(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
 
 fn table(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
     let is_root = environment::by_number(m, word.environment()).map(|owner| owner.root() == pfn);
-    fault::none_of([(is_root != Some(word.level() == 1), Rule::TablesHaveOwners)])?;
+    fault::when(is_root != Some(word.level() == 1), Rule::TablesHaveOwners)?;
     let mut leaves = 0;
     for (index, slot) in m.words(pfn).iter().enumerate() {
         let entry = Descriptor::from_bits_retain(slot.load(Relaxed));
         if word.level() == 1 && index == 511 {
-            fault::none_of([(entry != page_table::window(pfn), Rule::WindowIsTheRoot)])?;
+            fault::when(entry != page_table::window(pfn), Rule::WindowIsTheRoot)?;
         } else if entry.contains(Descriptor::VALID) && word.level() == 3 {
             leaves += leaf(m, entry)?;
         } else if entry.contains(Descriptor::VALID) {
             let below = Word::table(word.pool(), word.level() + 1, word.environment());
             let right = m.frames().read(entry.pfn()) == Some(below) && entry == page_table::table(entry.pfn());
-            fault::none_of([(!right, Rule::UpperEntriesAreTables)])?;
+            fault::when(!right, Rule::UpperEntriesAreTables)?;
         }
     }
     Ok(TABLE | leaves)
@@ -84,12 +84,10 @@ fn leaf(m: &impl Machine, entry: Descriptor) -> Result<u64, Rule> {
     let counted = m.frames().read(entry.pfn()).filter(|word| word.kind() != Kind::Device);
     let kind = counted.map_or(Kind::Device, Word::kind);
     let mappable = matches!(kind, Kind::Data | Kind::Control | Kind::Code | Kind::Device);
-    fault::none_of([
-        (!entry.contains(user_page), Rule::LeavesAreUserPages),
-        (counted.is_some_and(|word| word.count() == 0), Rule::LeavesAreCounted),
-        (writable && !matches!(kind, Kind::Data | Kind::Control | Kind::Device), Rule::WritableIsData),
-        (executable && (writable || kind != Kind::Code), Rule::ExecutableIsCode),
-        (!mappable && !counted.is_some_and(Word::exposed), Rule::LeavesAreCounted),
-    ])?;
+    fault::when(!entry.contains(user_page), Rule::LeavesAreUserPages)?;
+    fault::when(counted.is_some_and(|word| word.count() == 0), Rule::LeavesAreCounted)?;
+    fault::when(writable && !matches!(kind, Kind::Data | Kind::Control | Kind::Device), Rule::WritableIsData)?;
+    fault::when(executable && (writable || kind != Kind::Code), Rule::ExecutableIsCode)?;
+    fault::when(!mappable && !counted.is_some_and(Word::exposed), Rule::LeavesAreCounted)?;
     Ok(counted.is_some().into())
 }

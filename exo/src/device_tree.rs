@@ -184,11 +184,9 @@ pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
     found.bytes = bytes as u64;
     let own = blob.get(..bytes).ok_or(Fault::LENGTH)?;
     reservations(own, &mut found.reserved).and_then(|()| nodes(own, found)).ok_or(Fault::DAMAGED)?;
-    fault::none_of([
-        (found.memory.found == 0, Fault::NO_MEMORY),
-        (found.controller_ranges.found < 2, Fault::NO_CONTROLLER),
-        (found.reserved.found > MAX_RESERVED, Fault::RESERVED),
-    ])
+    fault::when(found.memory.found == 0, Fault::NO_MEMORY)?;
+    fault::when(found.controller_ranges.found < 2, Fault::NO_CONTROLLER)?;
+    fault::when(found.reserved.found > MAX_RESERVED, Fault::RESERVED)
 }
 
 // The structure block's tokens.

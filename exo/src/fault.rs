@@ -39,7 +39,7 @@ impl Fault {
     pub const NO_INTERFACE: Fault = Fault("the interrupt controller has no interface for this core");
 }
 
-/// The first of these that is the case.
-pub fn none_of<T, const N: usize>(faults: [(bool, T); N]) -> Result<(), T> {
-    faults.into_iter().find(|(is_so, _)| *is_so).map_or(Ok(()), |(_, fault)| Err(fault))
+/// Fails for a reason when something is wrong.
+pub fn when<T>(wrong: bool, reason: T) -> Result<(), T> {
+    if wrong { Err(reason) } else { Ok(()) }
 }

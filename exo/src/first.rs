@@ -31,12 +31,10 @@ const MACHINE_CELL: u64 = 4;
 pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Result<(), Fault> {
     let (offset, length) = (header.archive_offset, header.archive_bytes);
     let whole_pages = (offset | length).is_multiple_of(PAGE_BYTES) && length != 0;
-    fault::none_of([
-        (header.magic != BOOT_MAGIC, Fault::NO_HEADER),
-        (crc32(bytes) != header.checksum, Fault::CHECKSUM),
-        (header.abi_version != ABI_VERSION, Fault::VERSION),
-        (!whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0, Fault::ARCHIVE),
-    ])
+    fault::when(header.magic != BOOT_MAGIC, Fault::NO_HEADER)?;
+    fault::when(crc32(bytes) != header.checksum, Fault::CHECKSUM)?;
+    fault::when(header.abi_version != ABI_VERSION, Fault::VERSION)?;
+    fault::when(!whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0, Fault::ARCHIVE)
 }
 
 /// Builds the first environment of the checked header, of the archive that begins at a frame and so many `free` ones, and makes it ready on core 0.

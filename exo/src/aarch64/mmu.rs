@@ -39,7 +39,6 @@ fn set(table: usize, index: u64, descriptor: u64) {
 }
 
 /// Maps physical memory in 2 MiB blocks beside the image, at entries from `next` on, below `limit`; answers the kernel address of its first byte.
-#[inline(never)]
 fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u64> {
     let (first, entry) = (range.start & !(BLOCK - 1), next.load(Relaxed));
     let blocks = (range.end - first).div_ceil(BLOCK);
@@ -54,6 +53,7 @@ fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u6
 }
 
 /// Maps a device's registers for good; at address 0 there is none.
+#[inline(never)]
 pub fn device(range: Range) -> Option<u64> {
     (range.start != 0).then(|| map(&NEXT_DEVICE, WINDOW, range, BLOCK_DEVICE))?
 }
