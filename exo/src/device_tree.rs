@@ -155,19 +155,15 @@ enum Kind {
 }
 
 /// The names, and the strings of `compatible`, that the kernel knows.
-const KNOWN: [(Kind, &[u8]); 12] = [
+const KNOWN: [(Kind, &[u8]); 8] = [
     (Kind::Memory, b"memory"),
     (Kind::Cores, b"cpus"),
     (Kind::Reserved, b"reserved-memory"),
     (Kind::Bus, b"simple-bus"),
     (Kind::Uart, b"arm,pl011"),
-    (Kind::Psci, b"arm,psci"),
-    (Kind::Psci, b"arm,psci-0.2"),
-    (Kind::Psci, b"arm,psci-1.0"),
+    (Kind::Psci, b"arm,psci\0arm,psci-0.2\0arm,psci-1.0"),
     (Kind::Controller(Controller::V3), b"arm,gic-v3"),
-    (Kind::Controller(Controller::V2), b"arm,gic-400"),
-    (Kind::Controller(Controller::V2), b"arm,cortex-a15-gic"),
-    (Kind::Controller(Controller::V2), b"arm,cortex-a9-gic"),
+    (Kind::Controller(Controller::V2), b"arm,gic-400\0arm,cortex-a15-gic\0arm,cortex-a9-gic"),
 ];
 
 /// The properties that the kernel looks at, as they stand in the strings.
@@ -189,12 +185,9 @@ pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
     fault::when(found.reserved.found > MAX_RESERVED, Fault::RESERVED)
 }
 
-// The structure block's tokens.
-const BEGIN_NODE: usize = 1;
-const END_NODE: usize = 2;
+// Tokens of the structure block.
 const PROPERTY: usize = 3;
 const NOP: usize = 4;
-const END: usize = 9;
 
 /// Reads the structure block (5.4) to its end; nothing if it is damaged.
 fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
@@ -205,13 +198,15 @@ fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
     let mut depth = 0;
     loop {
         match take_word(&mut rest)? {
-            BEGIN_NODE => {}
-            END_NODE => {
+            1 => {} // FDT_BEGIN_NODE
+            // FDT_END_NODE
+            2 => {
                 depth = usize::checked_sub(depth, 1)?;
                 continue;
             }
             NOP => continue,
-            END => return (depth == 0).then_some(()),
+            // FDT_END
+            9 => return (depth == 0).then_some(()),
             _ => return None,
         }
         let [(parent, address, size), own, ..] = parents.get_mut(depth..)? else { return None };
@@ -271,8 +266,9 @@ fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
 
 /// What the first of these strings is that the kernel knows.
 fn known(names: &[u8]) -> Option<Kind> {
-    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| *known == name);
-    names.split(|byte| *byte == 0).find_map(is).map(|(kind, _)| *kind)
+    let end = |byte: &u8| *byte == 0;
+    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| known.split(end).any(|known| known == name));
+    names.split(end).find_map(is).map(|(kind, _)| *kind)
 }
 
 /// The memory reservation block: pairs of 64-bit numbers, ended by a pair of zeros (or by the tree).

@@ -13,22 +13,6 @@ use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn};
 /// A frame seen as words.
 pub type Words = [AtomicU64; 512];
 
-/// An array whose elements begin as their type does. Zeroed memory is one, as far as the kernel uses it.
-pub struct Each<T, const N: usize>(pub [T; N]);
-
-impl<T: Default, const N: usize> Default for Each<T, N> {
-    fn default() -> Self {
-        Each(core::array::from_fn(|_| T::default()))
-    }
-}
-
-impl<T, const N: usize> core::ops::Deref for Each<T, N> {
-    type Target = [T; N];
-    fn deref(&self) -> &[T; N] {
-        &self.0
-    }
-}
-
 /// The fixed tables of the kernel: their sizes do not grow with anything.
 pub struct Tables {
     /// Revocation cells: value in bits 63:16, owner in 15:0.

@@ -151,14 +151,10 @@ pub fn pool(m: &impl Machine, number: u64) -> &Pool {
     &m.tables().pools[(number % MAX_POOLS) as usize]
 }
 
-/// Levels above a pool.
-fn depth(m: &impl Machine, mut number: u64) -> u64 {
-    let mut depth = 0;
-    while number != 0 && depth <= MAX_POOL_DEPTH {
-        number = pool(m, number).identity().parent();
-        depth += 1;
-    }
-    depth
+/// Levels down to a pool, itself included.
+fn depth(m: &impl Machine, number: u64) -> u64 {
+    let up = core::iter::successors(Some(number), |number| Some(pool(m, *number).identity().parent()));
+    up.take(MAX_POOL_DEPTH as usize + 1).take_while(|number| *number != 0).count() as u64
 }
 
 /// Creates pool `number` under `parent`. The caller checked cell and slot.

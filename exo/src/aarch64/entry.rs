@@ -248,7 +248,7 @@ fn go_on(pc: u64, flags: u64) {
 }
 
 fn running_control() -> Control<'static> {
-    Control(objects::control_words(Arm.vcore(Arm.core().running()).control_frame()))
+    Control(Arm.words(Arm.vcore(Arm.core().running()).control_frame()))
 }
 
 /// The running address space, TPIDRRO_EL0 and the words that the vectors need become `next`'s.
@@ -258,7 +258,7 @@ fn switch(next: VcoreRef) -> Control<'static> {
     let (core, vcore) = (Arm.core(), Arm.vcore(next));
     execute!("msr ttbr0_el1, {}", Arm.environment(next.environment()).space.load(Relaxed));
     execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed) & !0xfff);
-    let control = objects::control_words(vcore.control_frame());
+    let control = Arm.words(vcore.control_frame());
     core.vcore.store(&raw const *vcore as u64, Relaxed);
     core.control.store(&raw const *control as u64, Relaxed);
     Control(control)

@@ -84,12 +84,6 @@ pub fn boot_words(physical: u64, count: u64) -> &'static [AtomicU64] {
     unsafe { core::slice::from_raw_parts(linear(physical) as *const AtomicU64, count as usize) }
 }
 
-/// A control page's words; the page is pinned while its vcore lives.
-pub fn control_words(pfn: Pfn) -> &'static Words {
-    // SAFETY: as for `words` of [`Arm`]; the linear map is for ever.
-    unsafe { &*(address(pfn) as *const Words) }
-}
-
 /// Writes the machine information page.
 pub fn write_info(pfn: Pfn, info: MachineInfo) {
     // SAFETY: boot memory that nothing else writes; readers come later.
@@ -172,7 +166,9 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn publish_descriptors(&self) {
-        registers::publish_descriptors();
+        // Stores to descriptors before this are seen by all walkers (Arm ARM, "TLB maintenance requirements": a DSB between the store and a walk that must see it;
+        // ISHST covers stores only). For EL0 the exception return gives the context synchronisation.
+        execute!("dsb ishst");
     }
     #[inline(always)]
     fn invalidate_page(&self, asid: u64, va: u64) {

@@ -128,13 +128,6 @@ fn enable_pac() {
     SCTLR_EL1.set(SCTLR_EL1.get() | 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13);
 }
 
-/// Stores to descriptors before this are seen by all walkers (Arm ARM, "TLB maintenance requirements": a DSB between the store and a walk that must see it; ISHST covers stores only).
-/// For EL0 the exception return gives the context synchronisation.
-#[inline(always)]
-pub fn publish_descriptors() {
-    execute!("dsb ishst");
-}
-
 /// Drops all translations of EL1 and EL0, on this core.
 pub fn invalidate_all() {
     execute!("dsb nshst; tlbi vmalle1; dsb nsh; isb");

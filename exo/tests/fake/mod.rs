@@ -92,7 +92,7 @@ pub struct Fake {
     found: Found<'static>,
     memory: Box<[Page]>,
     tables: Box<Tables>,
-    cores: Vec<Core>,
+    cores: Vec<Box<Core>>,
     /// The core that works.
     pub here: Cell<usize>,
     /// The clock.
@@ -161,7 +161,14 @@ impl Fake {
             },
             memory,
             tables: Box::new(Tables::at_boot()),
-            cores: (0..cores).map(|id| Core::new(id, Pfn(SLICES + id))).collect(),
+            cores: (0..cores)
+                .map(|id| {
+                    // SAFETY: a core is made of atomics, to which zeros are valid values.
+                    let core = unsafe { Box::<Core>::new_zeroed().assume_init() };
+                    core.begin(id, Pfn(SLICES + id));
+                    core
+                })
+                .collect(),
             here: Cell::new(0),
             now: Cell::new(1_000_000),
             pc: Cell::new(0x1000),
@@ -268,7 +275,7 @@ impl Machine for Fake {
         &self.cores[self.here.get()]
     }
     fn core_at(&self, id: u64) -> Option<&Core> {
-        self.cores.get(id as usize)
+        self.cores.get(id as usize).map(|core| &**core)
     }
     fn now(&self) -> u64 {
         self.now.get()
