@@ -176,7 +176,8 @@ pub fn begin_pool(m: &impl Machine, number: u64) {
 
 /// Scans of a dying pool, in the low bits of its progress; above, the next unit of frames.
 mod scan {
-    // 0: its own tables go.
+    /// Its own tables go.
+    pub const TABLES: u64 = 0;
     /// What nobody maps becomes free.
     pub const FREE: u64 = 1;
     /// Others' mappings of its frames go, wherever they are.
@@ -196,11 +197,12 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
         at += 1;
         // One look at each word: most are somebody else's.
         let Some(word) = frames.read(pfn) else { continue };
-        if scan != scan::FREE && word.is_table(3) {
-            freed += clear_table(m, pfn, word, number);
-        } else if scan == scan::FREE && word.pool() == number {
-            freed += free_frame(m, pfn, word);
-        }
+        freed += match scan {
+            scan::TABLES if word.pool() == number && word.is_table(3) => free_table(m, pfn, number),
+            scan::FREE if word.pool() == number => free_frame(m, pfn, word),
+            scan::SWEEP if word.is_table(3) => sweep_table(m, pfn, word, number),
+            _ => 0,
+        };
     }
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
@@ -230,19 +232,23 @@ fn free_frame(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
     }
 }
 
-/// Removes all mappings of pool `number`'s frames from a level-3 table; if the table is the pool's own, it goes altogether. Answers what that counts as.
-fn clear_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
-    let table = m.words(pfn);
-    let leaf = |slot: &AtomicU64| Descriptor::from_bits_retain(slot.load(Relaxed));
-    if word.pool() == number {
-        // No TLB holds anything of its environment.
-        for slot in table.iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
-            address_space::release(m.frames(), leaf(slot));
-            slot.store(0, Relaxed);
-        }
-        free(m, pfn, number);
-        return FREED_PER_STEP;
+fn leaf(slot: &AtomicU64) -> Descriptor {
+    Descriptor::from_bits_retain(slot.load(Relaxed))
+}
+
+/// Frees a level-3 table of a dying environment, of which no TLB holds anything. Answers what that counts as.
+fn free_table(m: &impl Machine, pfn: Pfn, number: u64) -> u64 {
+    for slot in m.words(pfn).iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
+        address_space::release(m.frames(), leaf(slot));
     }
+    free(m, pfn, number);
+    FREED_PER_STEP
+}
+
+/// Removes all mappings of pool `number`'s frames from another environment's level-3 table, under that one's lock. The dying one, whose lock may be held, has no tables
+/// any more: nobody waits here for two locks in the other order. Answers what that counts as.
+fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
+    let table = m.words(pfn);
     let Some(environment) = environment::by_number(m, word.environment()) else { return 0 };
     let _guard = environment.lock.lock();
     let of_pool = |slot: &&AtomicU64| {
