@@ -173,9 +173,7 @@ const PROPERTIES: [&[u8]; 7] =
 /// Reads the tree that begins with `blob`. (The description is large: it is not moved about.)
 #[inline(never)]
 pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
-    if word(blob, 0) != Some(0xd00d_feed) {
-        return Err(Fault::NO_TREE);
-    }
+    fault::when(word(blob, 0) != Some(0xd00d_feed), Fault::NO_TREE)?;
     let bytes = word(blob, 4).filter(|bytes| (40..=MAX_BYTES).contains(bytes)).ok_or(Fault::LENGTH)?;
     found.bytes = bytes as u64;
     let own = blob.get(..bytes).ok_or(Fault::LENGTH)?;

@@ -44,9 +44,8 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     let frames = m.frames();
     let archive_frames = boot.archive_bytes / PAGE_BYTES;
     let last = Pfn(archive.0 + archive_frames - 1);
-    if frames.word(last).is_none() || m.words(last)[511].load(Relaxed) != END_MAGIC {
-        return Err(Fault::ARCHIVE);
-    }
+    let ended = frames.word(last).is_some() && m.words(last)[511].load(Relaxed) == END_MAGIC;
+    fault::when(!ended, Fault::ARCHIVE)?;
     (ENVIRONMENT_CELL..MACHINE_CELL + 1).for_each(|cell| binding::bump(m, cell, NUMBER | binding::OBJECT));
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     // The boot protocol has cleaned the image to the point of coherency: only instruction caches may hold something older.
@@ -130,9 +129,7 @@ fn take(m: &impl Machine) -> Result<Pfn, Fault> {
 
 /// Maps one page where nothing is yet, with the tables it needs, and counts that.
 fn map(m: &impl Machine, root: Pfn, va: u64, pfn: Pfn, prot: Prot) -> Result<(), Fault> {
-    if !va.is_multiple_of(PAGE_BYTES) || va >= MAPPABLE_END {
-        return Err(Fault::RUNS);
-    }
+    fault::when(!va.is_multiple_of(PAGE_BYTES) || va >= MAPPABLE_END, Fault::RUNS)?;
     let mut table = root;
     for level in 2..=3 {
         let slot = &m.words(table)[page_table::index(va, level - 1)];

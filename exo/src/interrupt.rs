@@ -44,9 +44,7 @@ pub fn bind(
     let (reference, vcore) = vcore::of(environment, index)?;
     let old = words[0].load(Acquire);
     let holder = holder(m, words);
-    if holder.exists() && holder.environment() != environment.frame() {
-        return Err(Refusal::InUse);
-    }
+    Refusal::InUse.when(holder.exists() && holder.environment() != environment.frame())?;
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
@@ -59,9 +57,7 @@ pub fn bind(
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
-    if !holder.exists() || holder.environment() != environment.frame() {
-        return Err(Refusal::NotYours);
-    }
+    Refusal::NotYours.when(!holder.exists() || holder.environment() != environment.frame())?;
     m.set_line(line, Line::Unmasked);
     Ok(())
 }

@@ -166,10 +166,8 @@ pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64
     Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
-    if new.change(old, Identity::new(caller, parent, cell, State::Shared)).is_err() {
-        pool(m, parent).uncharge(quota);
-        return Err(Refusal::InUse);
-    }
+    let claimed = new.change(old, Identity::new(caller, parent, cell, State::Shared));
+    claimed.inspect_err(|_| pool(m, parent).uncharge(quota))?;
     new.begin(quota);
     Ok(())
 }

@@ -97,10 +97,10 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
         set_bits(bits, run.start / PAGE_BYTES - first, run.end / PAGE_BYTES - first);
     }
 
-    let (features, hz) = (registers::features(), registers::timer_hz());
+    let hz = registers::timer_hz();
     let found = Found { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
     let core = objects::set_up(found, Pfn(slices / PAGE_BYTES));
-    registers::prepare(features, core);
+    let features = registers::prepare(core);
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
     let (info_frame, cores) = (Pfn(info / PAGE_BYTES), 1);
     first::build(&Arm, header, archive, free, info_frame, cores)?;
