@@ -23,17 +23,19 @@ pub struct Once<T>(UnsafeCell<MaybeUninit<T>>);
 unsafe impl<T> Sync for Once<T> {}
 
 impl<T> Once<T> {
-    const ZEROED: Once<T> = Once(UnsafeCell::new(MaybeUninit::zeroed()));
+    const fn zeroed() -> Once<T> {
+        Once(UnsafeCell::new(MaybeUninit::zeroed()))
+    }
     fn get(&self) -> &T {
         // SAFETY: written before the first use, or made of atomics only, to which zeros are valid values.
         unsafe { (*self.0.get()).assume_init_ref() }
     }
 }
 
-static FOUND: Once<Found<'static>> = Once::ZEROED;
+static FOUND: Once<Found<'static>> = Once::zeroed();
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
-static FIRST_CORE: Once<Core> = Once::ZEROED;
+static FIRST_CORE: Once<Core> = Once::zeroed();
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
 
