@@ -189,19 +189,20 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     let (pool, frames) = (pool::pool(m, number), m.frames());
     let progress = pool.progress();
     let (scan, unit) = (progress & 3, progress >> 2);
-    let (first, end) = if scan == scan::SWEEP { (0, frames.words.len() as u64) } else { pool.span() };
+    let sweeps = scan == scan::SWEEP;
+    let (first, end) = if sweeps { (0, frames.words.len() as u64) } else { pool.span() };
     let mut at = first.max(unit * UNIT);
     let (stop, mut freed) = (end.min(at + WORDS_PER_STEP), 0);
     while at < stop && freed < FREED_PER_STEP {
         let pfn = Pfn(frames.first + at);
         at += 1;
-        // One look at each word: most are somebody else's.
-        let Some(word) = frames.read(pfn) else { continue };
+        // One look at each word: most are not what is looked for.
+        let Some(word) = frames.read(pfn).filter(|word| (word.pool() == number) != sweeps) else { continue };
         freed += match scan {
-            scan::TABLES if word.pool() == number && word.is_table(3) => free_table(m, pfn, number),
-            scan::FREE if word.pool() == number => free_frame(m, pfn, word),
-            scan::SWEEP if word.is_table(3) => sweep_table(m, pfn, word, number),
-            _ => 0,
+            scan::FREE => free_frame(m, pfn, word),
+            _ if !word.is_table(3) => 0,
+            scan::TABLES => free_table(m, pfn, number),
+            _ => sweep_table(m, pfn, word, number),
         };
     }
     pool.set_progress(match scan {

@@ -155,15 +155,19 @@ enum Kind {
 }
 
 /// The names, and the strings of `compatible`, that the kernel knows.
-const KNOWN: [(Kind, &[u8]); 8] = [
+const KNOWN: [(Kind, &[u8]); 12] = [
     (Kind::Memory, b"memory"),
     (Kind::Cores, b"cpus"),
     (Kind::Reserved, b"reserved-memory"),
     (Kind::Bus, b"simple-bus"),
     (Kind::Uart, b"arm,pl011"),
-    (Kind::Psci, b"arm,psci\0arm,psci-0.2\0arm,psci-1.0"),
+    (Kind::Psci, b"arm,psci"),
+    (Kind::Psci, b"arm,psci-0.2"),
+    (Kind::Psci, b"arm,psci-1.0"),
     (Kind::Controller(Controller::V3), b"arm,gic-v3"),
-    (Kind::Controller(Controller::V2), b"arm,gic-400\0arm,cortex-a15-gic\0arm,cortex-a9-gic"),
+    (Kind::Controller(Controller::V2), b"arm,gic-400"),
+    (Kind::Controller(Controller::V2), b"arm,cortex-a15-gic"),
+    (Kind::Controller(Controller::V2), b"arm,cortex-a9-gic"),
 ];
 
 /// The properties that the kernel looks at, as they stand in the strings.
@@ -264,9 +268,8 @@ fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
 
 /// What the first of these strings is that the kernel knows.
 fn known(names: &[u8]) -> Option<Kind> {
-    let end = |byte: &u8| *byte == 0;
-    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| known.split(end).any(|known| known == name));
-    names.split(end).find_map(is).map(|(kind, _)| *kind)
+    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| *known == name);
+    names.split(|byte| *byte == 0).find_map(is).map(|(kind, _)| *kind)
 }
 
 /// The memory reservation block: pairs of 64-bit numbers, ended by a pair of zeros (or by the tree).

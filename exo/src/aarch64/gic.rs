@@ -128,7 +128,7 @@ pub fn complete(number: u64) {
 }
 
 /// Changes how a shared line is treated. When this returns after masking it is masked: completing a level-sensitive line earlier would let it fire once more.
-#[inline(never)]
+#[inline(always)]
 pub fn set_line(line: u64, to: Line) {
     if to != Line::Unmasked {
         write_bit(ICENABLER, line);

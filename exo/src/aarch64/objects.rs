@@ -198,6 +198,7 @@ impl Machine for Arm {
     fn write_uart(&self, bytes: &[u8]) {
         uart::put(bytes);
     }
+    #[inline(always)]
     fn set_line(&self, line: u64, to: Line) {
         gic::set_line(line, to);
     }
