@@ -98,7 +98,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
     let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
     heir.has_names.store(1, Relaxed);
     if kind == name_kind::ENVIRONMENTS {
-        shared_pools(m, number, dying.pool())?;
+        shared_pools(m, number)?;
         for child in environment::all(m) {
             let told = VcoreRef(child.supervisor.load(Relaxed));
             if told.environment() == dying.frame() && child.number() != number {
@@ -112,10 +112,12 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
 
 /// The shared pools it made end with it: their root bindings are in its table only, so nobody could ever take their frames back.
 /// What the kernel made (it has no parent) stays.
-fn shared_pools(m: &impl Machine, owner: u64, own: u64) -> Result<(), Refusal> {
-    for number in (1..MAX_POOLS).filter(|number| *number != own) {
+fn shared_pools(m: &impl Machine, owner: u64) -> Result<(), Refusal> {
+    for number in 1..MAX_POOLS {
         let identity = pool::pool(m, number).identity();
-        let made = identity.owner() == owner && identity.parent() != 0;
+        // A child's own pool, if the child is being destroyed, ends with that: the child's frame is in it.
+        let of_environment = || environment::all(m).any(|environment| environment.pool() == number);
+        let made = identity.owner() == owner && identity.parent() != 0 && !of_environment();
         if made && identity.state() == State::Shared {
             begin_pool(m, number);
         }
@@ -176,8 +178,7 @@ pub fn begin_pool(m: &impl Machine, number: u64) {
 
 /// Scans of a dying pool, in the low bits of its progress; above, the next unit of frames.
 mod scan {
-    /// Its own tables go.
-    pub const TABLES: u64 = 0;
+    // 0: its own tables go.
     /// What nobody maps becomes free.
     pub const FREE: u64 = 1;
     /// Others' mappings of its frames go, wherever they are.
@@ -197,11 +198,11 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
         let pfn = Pfn(frames.first + at);
         at += 1;
         // One look at each word: most are not what is looked for.
-        let Some(word) = frames.read(pfn).filter(|word| (word.pool() == number) != sweeps) else { continue };
+        let Some(word) = frames.read(pfn).filter(|word| sweeps || word.pool() == number) else { continue };
         freed += match scan {
             scan::FREE => free_frame(m, pfn, word),
             _ if !word.is_table(3) => 0,
-            scan::TABLES => free_table(m, pfn, number),
+            _ if word.pool() == number => free_table(m, pfn, number),
             _ => sweep_table(m, pfn, word, number),
         };
     }
