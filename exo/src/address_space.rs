@@ -367,10 +367,10 @@ fn permit<M: Machine>(
     Refusal::NoRight.when(!binding.permits(wanted))?;
     if let Some(whom) = device {
         // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.kernel_device(pfn))?;
+        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.found().devices.touch(pfn))?;
         Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
-        if m.uart() == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
-            let claimed = m.uart_owner().compare_exchange(0, whom.number(), AcqRel, Acquire);
+        if m.found().uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
+            let claimed = m.tables().uart_owner.compare_exchange(0, whom.number(), AcqRel, Acquire);
             Refusal::InUse.when(claimed.is_err_and(|owner| owner != whom.number()))?;
         }
         return Ok(OUTSIDE.0);

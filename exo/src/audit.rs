@@ -1,6 +1,7 @@
 //! The kernel's invariants, checked one frame at a time.
 
 use crate::environment;
+use crate::fault;
 use crate::frame::{Kind, Word};
 use crate::machine::Machine;
 use crate::page_table;
@@ -57,26 +58,19 @@ fn check(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
 }
 
 fn table(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
-    let owner = environment::by_number(m, word.environment());
-    if owner.is_none_or(|owner| (owner.root() == pfn) != (word.level() == 1)) {
-        return Err(Rule::TablesHaveOwners);
-    }
+    let is_root = environment::by_number(m, word.environment()).map(|owner| owner.root() == pfn);
+    fault::when(is_root != Some(word.level() == 1), Rule::TablesHaveOwners)?;
     let mut leaves = 0;
     for (index, slot) in m.words(pfn).iter().enumerate() {
         let entry = Descriptor::from_bits_retain(slot.load(Relaxed));
         if word.level() == 1 && index == 511 {
-            if entry != page_table::window(pfn) {
-                return Err(Rule::WindowIsTheRoot);
-            }
-        } else if !entry.contains(Descriptor::VALID) {
-            continue;
-        } else if word.level() == 3 {
+            fault::when(entry != page_table::window(pfn), Rule::WindowIsTheRoot)?;
+        } else if entry.contains(Descriptor::VALID) && word.level() == 3 {
             leaves += leaf(m, entry)?;
-        } else {
+        } else if entry.contains(Descriptor::VALID) {
             let below = Word::table(word.pool(), word.level() + 1, word.environment());
-            if m.frames().read(entry.pfn()) != Some(below) || entry != page_table::table(entry.pfn()) {
-                return Err(Rule::UpperEntriesAreTables);
-            }
+            let right = m.frames().read(entry.pfn()) == Some(below) && entry == page_table::table(entry.pfn());
+            fault::when(!right, Rule::UpperEntriesAreTables)?;
         }
     }
     Ok(TABLE | leaves)
@@ -84,23 +78,16 @@ fn table(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
 
 /// Checks a leaf; answers 1 if its frame counts it, 0 for device pages.
 fn leaf(m: &impl Machine, entry: Descriptor) -> Result<u64, Rule> {
-    if !entry.contains(Descriptor::EL0 | Descriptor::NOT_GLOBAL | Descriptor::PRIVILEGED_EXECUTE_NEVER) {
-        return Err(Rule::LeavesAreUserPages);
-    }
+    let user_page = Descriptor::EL0 | Descriptor::NOT_GLOBAL | Descriptor::PRIVILEGED_EXECUTE_NEVER;
     let writable = entry.contains(Descriptor::WRITABLE) || !entry.contains(Descriptor::READ_ONLY);
     let executable = !entry.contains(Descriptor::EXECUTE_NEVER);
-    let Some(word) = m.frames().read(entry.pfn()).filter(|word| word.kind() != Kind::Device) else {
-        return if executable { Err(Rule::ExecutableIsCode) } else { Ok(0) };
-    };
-    if word.count() == 0 {
-        return Err(Rule::LeavesAreCounted);
-    }
-    if writable && !matches!(word.kind(), Kind::Data | Kind::Control) {
-        return Err(Rule::WritableIsData);
-    }
-    if executable && (writable || word.kind() != Kind::Code) {
-        return Err(Rule::ExecutableIsCode);
-    }
-    let mappable = matches!(word.kind(), Kind::Data | Kind::Control | Kind::Code) || word.exposed();
-    if mappable { Ok(1) } else { Err(Rule::LeavesAreCounted) }
+    let counted = m.frames().read(entry.pfn()).filter(|word| word.kind() != Kind::Device);
+    let kind = counted.map_or(Kind::Device, Word::kind);
+    let mappable = matches!(kind, Kind::Data | Kind::Control | Kind::Code | Kind::Device);
+    fault::when(!entry.contains(user_page), Rule::LeavesAreUserPages)?;
+    fault::when(counted.is_some_and(|word| word.count() == 0), Rule::LeavesAreCounted)?;
+    fault::when(writable && !matches!(kind, Kind::Data | Kind::Control | Kind::Device), Rule::WritableIsData)?;
+    fault::when(executable && (writable || kind != Kind::Code), Rule::ExecutableIsCode)?;
+    fault::when(!mappable && !counted.is_some_and(Word::exposed), Rule::LeavesAreCounted)?;
+    Ok(counted.is_some().into())
 }

@@ -343,7 +343,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let me = self.environment.number();
         binding::check_cell(self.m, cell, me)?;
         binding::check_empty(self.m, self.environment, self.x[5])?;
-        pool::create(self.m, me, parent, number, cell, quota, minimum)?;
+        pool::create(self.m, me, parent, number, cell, quota)?;
         binding::bump(self.m, cell, me | binding::OBJECT);
         let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
         binding::write(self.m, self.environment, self.x[5], &root)
@@ -353,7 +353,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let root = self.binding(0, BindingKind::Pool, Rights::POOL_REVOKE)?;
         Refusal::NotRoot.when(!root.root())?;
         match pool::pool(self.m, root.object).identity().state() {
-            pool::State::Shared if pool::has_children(self.m, root.object) => Err(Refusal::InUse),
+            pool::State::Shared if pool::children(self.m, root.object).next().is_some() => Err(Refusal::InUse),
             pool::State::Shared => {
                 self.below(1, 1)?;
                 destroy::begin_pool(self.m, root.object);
@@ -511,9 +511,9 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn debug_write(&self) -> Result<(), Refusal> {
         let binding = self.binding(0, BindingKind::Device, Rights::DEVICE_DEBUG)?;
         let count = self.x[1] as usize;
-        Refusal::BadArgument
-            .when(self.x[1] == 0 || self.x[1] > 48 || !self.m.uart().is_some_and(|uart| binding.covers(uart.0, 1)))?;
-        Refusal::Claimed.when(self.m.uart_owner().load(Acquire) != 0)?;
+        let uart = self.m.found().uart.is_some_and(|uart| binding.covers(uart.0, 1));
+        Refusal::BadArgument.when(self.x[1] == 0 || self.x[1] > 48 || !uart)?;
+        Refusal::Claimed.when(self.m.tables().uart_owner.load(Acquire) != 0)?;
         let bytes = |index: usize| self.x[2 + index / 8].to_le_bytes()[index % 8];
         (0..count).for_each(|index| self.m.write_uart(&[bytes(index)]));
         Ok(())

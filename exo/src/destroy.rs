@@ -81,7 +81,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
     // Whoever was woken last may be one of them.
     m.core().woken.store(0, Relaxed);
     interrupt::unbind_all(m, dying);
-    if m.uart_owner().compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
+    if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();
     }
     Refusal::Again.when(!m.quiesced())?;
@@ -98,7 +98,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
     let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
     heir.has_names.store(1, Relaxed);
     if kind == name_kind::ENVIRONMENTS {
-        shared_pools(m, number, dying.pool())?;
+        shared_pools(m, number)?;
         for child in environment::all(m) {
             let told = VcoreRef(child.supervisor.load(Relaxed));
             if told.environment() == dying.frame() && child.number() != number {
@@ -106,18 +106,18 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
             }
         }
     }
-    (1..environment::names(kind)?).filter(|name| environment::owner_of(m, kind, *name).0 == number).for_each(|name| {
-        environment::give_name(m, kind, name, heir.number());
-    });
+    environment::give_all(m, kind, 1..u64::MAX, number, heir.number());
     Ok(())
 }
 
 /// The shared pools it made end with it: their root bindings are in its table only, so nobody could ever take their frames back.
 /// What the kernel made (it has no parent) stays.
-fn shared_pools(m: &impl Machine, owner: u64, own: u64) -> Result<(), Refusal> {
-    for number in (1..MAX_POOLS).filter(|number| *number != own) {
+fn shared_pools(m: &impl Machine, owner: u64) -> Result<(), Refusal> {
+    for number in 1..MAX_POOLS {
         let identity = pool::pool(m, number).identity();
-        let made = identity.owner() == owner && identity.parent() != 0;
+        // A child's own pool, if the child is being destroyed, ends with that: the child's frame is in it.
+        let of_environment = || environment::all(m).any(|environment| environment.pool() == number);
+        let made = identity.owner() == owner && identity.parent() != 0 && !of_environment();
         if made && identity.state() == State::Shared {
             begin_pool(m, number);
         }
@@ -161,7 +161,7 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
     binding::bump(m, cell, heir);
     binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
-    environment::forget_number(m, dying.number());
+    environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
     free(m, dying.frame(), pool);
     pool::end(m, pool);
 }
@@ -190,19 +190,21 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     let (pool, frames) = (pool::pool(m, number), m.frames());
     let progress = pool.progress();
     let (scan, unit) = (progress & 3, progress >> 2);
-    let (first, end) = if scan == scan::SWEEP { (0, frames.words.len() as u64) } else { pool.span() };
+    let sweeps = scan == scan::SWEEP;
+    let (first, end) = if sweeps { (0, frames.words.len() as u64) } else { pool.span() };
     let mut at = first.max(unit * UNIT);
     let (stop, mut freed) = (end.min(at + WORDS_PER_STEP), 0);
     while at < stop && freed < FREED_PER_STEP {
         let pfn = Pfn(frames.first + at);
         at += 1;
-        // One look at each word: most are somebody else's.
-        let Some(word) = frames.read(pfn) else { continue };
-        if scan != scan::FREE && word.is_table(3) {
-            freed += clear_table(m, pfn, word, number);
-        } else if scan == scan::FREE && word.pool() == number {
-            freed += free_frame(m, pfn, word);
-        }
+        // One look at each word: most are not what is looked for.
+        let Some(word) = frames.read(pfn).filter(|word| sweeps || word.pool() == number) else { continue };
+        freed += match scan {
+            scan::FREE => free_frame(m, pfn, word),
+            _ if !word.is_table(3) => 0,
+            _ if word.pool() == number => free_table(m, pfn, number),
+            _ => sweep_table(m, pfn, word, number),
+        };
     }
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
@@ -232,19 +234,23 @@ fn free_frame(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
     }
 }
 
-/// Removes all mappings of pool `number`'s frames from a level-3 table; if the table is the pool's own, it goes altogether. Answers what that counts as.
-fn clear_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
-    let table = m.words(pfn);
-    let leaf = |slot: &AtomicU64| Descriptor::from_bits_retain(slot.load(Relaxed));
-    if word.pool() == number {
-        // No TLB holds anything of its environment.
-        for slot in table.iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
-            address_space::release(m, m.frames(), leaf(slot));
-            slot.store(0, Relaxed);
-        }
-        free(m, pfn, number);
-        return FREED_PER_STEP;
+fn leaf(slot: &AtomicU64) -> Descriptor {
+    Descriptor::from_bits_retain(slot.load(Relaxed))
+}
+
+/// Frees a level-3 table of a dying environment, of which no TLB holds anything. Answers what that counts as.
+fn free_table(m: &impl Machine, pfn: Pfn, number: u64) -> u64 {
+    for slot in m.words(pfn).iter().filter(|slot| leaf(slot).contains(Descriptor::VALID)) {
+        address_space::release(m, m.frames(), leaf(slot));
     }
+    free(m, pfn, number);
+    FREED_PER_STEP
+}
+
+/// Removes all mappings of pool `number`'s frames from another environment's level-3 table, under that one's lock. The dying one, whose lock may be held, has no tables
+/// any more: nobody waits here for two locks in the other order. Answers what that counts as.
+fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
+    let table = m.words(pfn);
     let Some(environment) = environment::by_number(m, word.environment()) else { return 0 };
     let _guard = environment.lock.lock();
     let of_pool = |slot: &&AtomicU64| {

@@ -2,18 +2,16 @@
 //!
 //! (Devicetree Specification 0.4: 2.3 properties, 3 nodes, 5.3 the memory reservation block.)
 
-use crate::fault::Fault;
-use exo_abi::PAGE_BYTES;
-use fdt::Fdt;
-use fdt::nodes::AsNode;
+use crate::fault::{self, Fault};
+use exo_abi::{PAGE_BYTES, Pfn};
 
 /// Ranges of one sort that are looked at: banks of RAM, reserved memory, registers of an interrupt controller.
 pub const MAX_RANGES: usize = 32;
 /// Reserved ranges that a tree may name: the kernel adds what it uses itself.
 pub const MAX_RESERVED: usize = MAX_RANGES - 4;
 /// Bytes a tree may have; what firmware hands over is a hundredth of it.
-pub const MAX_BYTES: u32 = 2 << 20;
-/// Nodes inside each other that a tree may have, the root included: the parser passes silently over what lies deeper.
+pub const MAX_BYTES: usize = 2 << 20;
+/// Nodes inside each other that a tree may have, the root included.
 const MAX_DEPTH: usize = 15;
 
 /// Physical bytes.
@@ -71,6 +69,10 @@ impl Ranges {
     /// The ranges.
     pub fn as_slice(&self) -> &[Range] {
         self.items.get(..self.found).unwrap_or(&self.items)
+    }
+    /// One of them has something in this page.
+    pub fn touch(&self, pfn: Pfn) -> bool {
+        self.as_slice().iter().map(|range| range.pages()).any(|range| (range.start..range.end).contains(&pfn.address()))
     }
     /// The whole pages of these ranges that keep clear of `taken`, run by run, lowest first.
     pub fn without<'a>(&'a self, taken: &'a Ranges) -> impl Iterator<Item = Range> + 'a {
@@ -132,8 +134,8 @@ pub struct Description {
     pub controller: Option<Controller>,
     /// Its registers: distributor first.
     pub controller_ranges: Ranges,
-    /// The first PL011.
-    pub uart: Option<Range>,
+    /// PL011s.
+    pub uarts: Ranges,
     /// PSCI.
     pub psci: Option<Conduit>,
 }
@@ -143,7 +145,6 @@ pub struct Description {
 enum Kind {
     Nothing,
     Root,
-    /// A bus whose addresses are its parent's.
     Bus,
     Cores,
     Memory,
@@ -154,60 +155,91 @@ enum Kind {
 }
 
 /// The names, and the strings of `compatible`, that the kernel knows.
-const KNOWN: [(Kind, &[&str]); 8] = [
-    (Kind::Memory, &["memory"]),
-    (Kind::Cores, &["cpus"]),
-    (Kind::Reserved, &["reserved-memory"]),
-    (Kind::Bus, &["simple-bus"]),
-    (Kind::Uart, &["arm,pl011"]),
-    (Kind::Psci, &["arm,psci", "arm,psci-0.2", "arm,psci-1.0"]),
-    (Kind::Controller(Controller::V3), &["arm,gic-v3"]),
-    (Kind::Controller(Controller::V2), &["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a9-gic"]),
+const KNOWN: [(Kind, &[u8]); 12] = [
+    (Kind::Memory, b"memory"),
+    (Kind::Cores, b"cpus"),
+    (Kind::Reserved, b"reserved-memory"),
+    (Kind::Bus, b"simple-bus"),
+    (Kind::Uart, b"arm,pl011"),
+    (Kind::Psci, b"arm,psci"),
+    (Kind::Psci, b"arm,psci-0.2"),
+    (Kind::Psci, b"arm,psci-1.0"),
+    (Kind::Controller(Controller::V3), b"arm,gic-v3"),
+    (Kind::Controller(Controller::V2), b"arm,gic-400"),
+    (Kind::Controller(Controller::V2), b"arm,cortex-a15-gic"),
+    (Kind::Controller(Controller::V2), b"arm,cortex-a9-gic"),
 ];
 
-/// The properties that the kernel looks at.
-const PROPERTIES: [&str; 7] = ["reg", "compatible", "method", "status", "ranges", "#address-cells", "#size-cells"];
+/// The properties that the kernel looks at, as they stand in the strings.
+const PROPERTIES: [&[u8]; 7] =
+    [b"reg\0", b"compatible\0", b"method\0", b"status\0", b"ranges\0", b"#address-cells\0", b"#size-cells\0"];
 
-/// Reads a tree, given as the words from its first on. (The description is large: it is not moved about.)
+/// Reads the tree that begins with `blob`. (The description is large: it is not moved about.)
 #[inline(never)]
-pub fn read(blob: &[u32], found: &mut Description) -> Result<(), Fault> {
-    let (blob, bytes) = check_blocks(blob)?;
-    found.bytes = bytes;
-    reservations(blob, &mut found.reserved);
-    let root = Fdt::new_fallible(blob)?.root()?;
-    let mut uarts = Ranges::default();
+pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
+    fault::when(word(blob, 0) != Some(0xd00d_feed), Fault::NO_TREE)?;
+    let bytes = word(blob, 4).filter(|bytes| (40..=MAX_BYTES).contains(bytes)).ok_or(Fault::LENGTH)?;
+    found.bytes = bytes as u64;
+    let own = blob.get(..bytes).ok_or(Fault::LENGTH)?;
+    reservations(own, &mut found.reserved).and_then(|()| nodes(own, found)).ok_or(Fault::DAMAGED)?;
+    fault::when(found.memory.found == 0, Fault::NO_MEMORY)?;
+    fault::when(found.controller_ranges.found < 2, Fault::NO_CONTROLLER)?;
+    fault::when(found.reserved.found > MAX_RESERVED, Fault::RESERVED)
+}
+
+// Tokens of the structure block.
+const PROPERTY: usize = 3;
+const NOP: usize = 4;
+
+/// Reads the structure block (5.4) to its end; nothing if it is damaged.
+fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
+    let block = |offset, bytes| blob.get(word(blob, offset)?..)?.get(..word(blob, bytes)?);
+    let (strings, mut rest) = (block(12, 32)?, block(8, 36)?);
     // What each node on the way to the current one is, and the bytes of an address and of a size in its children's `reg`.
     let mut parents = [(Kind::Nothing, 0, 0); MAX_DEPTH + 1];
-    let (mut first, mut nodes) = (Some(Ok((0, root.as_node()))), root.all_nodes()?);
-    while let Some(node) = first.take().or_else(|| nodes.next()) {
-        let (depth, node) = node?;
-        let Some([parent, own, ..]) = parents.get_mut(depth..) else { return Err(Fault::DAMAGED) };
-        let (parent, address, size) = *parent;
-        own.0 = if depth == 0 { Kind::Root } else { Kind::Nothing };
-        if depth != 0 && matches!(parent, Kind::Nothing) {
-            continue;
+    let mut depth = 0;
+    loop {
+        match take_word(&mut rest)? {
+            1 => {} // FDT_BEGIN_NODE
+            // FDT_END_NODE
+            2 => {
+                depth = usize::checked_sub(depth, 1)?;
+                continue;
+            }
+            NOP => continue,
+            // FDT_END
+            9 => return (depth == 0).then_some(()),
+            _ => return None,
         }
+        let [(parent, address, size), own, ..] = parents.get_mut(depth..)? else { return None };
+        depth += 1;
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        let name = take(&mut rest, end + 1)?.split(|byte| matches!(byte, b'@' | 0)).next()?;
         let mut values = [None; PROPERTIES.len()];
-        for property in node.properties()? {
-            let property = property?;
-            if let Some((_, value)) = PROPERTIES.iter().zip(&mut values).find(|(name, _)| **name == property.name) {
-                *value = Some(property.value);
+        while let token @ (PROPERTY | NOP) = word(rest, 0)? {
+            take_word(&mut rest)?;
+            if token == PROPERTY {
+                let (bytes, at) = (take_word(&mut rest)?, take_word(&mut rest)?);
+                let (value, text) = (take(&mut rest, bytes)?, strings.get(at..)?);
+                if let Some(place) = PROPERTIES.iter().position(|name| text.starts_with(name)) {
+                    values[place] = Some(value);
+                }
             }
         }
         let [reg, compatible, method, status, ranges, address_cells, size_cells] = values;
         let width = |value: Option<&[u8]>, or: u64| value.map_or(or, number).min(3) as usize * 4;
-        (own.1, own.2) = (width(address_cells, 2), width(size_cells, 1));
-        let name = node.name()?.name;
-        let kind = known(name.as_bytes()).or_else(|| known(compatible?)).unwrap_or(Kind::Nothing);
-        let list = match (parent, kind) {
+        *own = (if depth == 1 { Kind::Root } else { Kind::Nothing }, width(address_cells, 2), width(size_cells, 1));
+        let kind = known(name).or_else(|| known(compatible?)).unwrap_or(Kind::Nothing);
+        let list = match (*parent, kind) {
+            (Kind::Nothing, _) => continue,
             (Kind::Reserved, _) => &mut found.reserved,
             (Kind::Cores, _) => {
-                found.cores += usize::from(name == "cpu");
+                found.cores += usize::from(name == b"cpu");
                 continue;
             }
             _ if status.is_some_and(|status| !status.starts_with(b"ok")) => continue,
             (Kind::Root, Kind::Memory) => &mut found.memory,
-            (_, Kind::Uart) => &mut uarts,
+            (_, Kind::Uart) => &mut found.uarts,
             (_, Kind::Controller(version)) if found.controller.is_none() => {
                 found.controller = Some(version);
                 &mut found.controller_ranges
@@ -217,59 +249,53 @@ pub fn read(blob: &[u32], found: &mut Description) -> Result<(), Fault> {
                 found.psci = Some(if smc { Conduit::Smc } else { Conduit::Hvc });
                 continue;
             }
+            // A bus whose addresses are its parent's.
+            (Kind::Root | Kind::Bus, Kind::Bus) if ranges != Some(&[]) => continue,
             (Kind::Root, Kind::Cores | Kind::Reserved) | (Kind::Root | Kind::Bus, Kind::Bus) => {
-                own.0 = if matches!(kind, Kind::Bus) && ranges != Some(&[]) { Kind::Nothing } else { kind };
+                own.0 = kind;
                 continue;
             }
             _ => continue,
         };
         // Addresses of more than 64 bits (PCI's) are not the kernel's matter.
-        let entries = reg.unwrap_or_default().chunks_exact((address + size).max(4));
-        for entry in entries.filter(|_| address <= 8 && size <= 8) {
-            let (start, bytes) = entry.split_at_checked(address).unwrap_or_default();
-            list.push(Range::new(number(start), bytes.get(..size).map_or(0, number)));
+        for entry in reg.unwrap_or_default().chunks_exact((*address + *size).max(4)) {
+            if let Some((start, bytes)) = entry.split_at_checked(*address).filter(|_| *address <= 8 && *size <= 8) {
+                list.push(Range::new(number(start), bytes.get(..*size).map_or(0, number)));
+            }
         }
     }
-    found.uart = uarts.as_slice().first().copied();
-    Fault::none_of([
-        (found.memory.found == 0, Fault::NO_MEMORY),
-        (found.controller_ranges.found < 2, Fault::NO_CONTROLLER),
-        (found.reserved.found > MAX_RESERVED, Fault::RESERVED),
-    ])
 }
 
 /// What the first of these strings is that the kernel knows.
 fn known(names: &[u8]) -> Option<Kind> {
-    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| known.iter().any(|known| known.as_bytes() == name));
+    let is = |name: &[u8]| KNOWN.iter().find(|(_, known)| *known == name);
     names.split(|byte| *byte == 0).find_map(is).map(|(kind, _)| *kind)
 }
 
-/// The tree's own words and bytes. Its strings and its structure lie in it (5.2), and the structure ends with its end: the parser adds and subtracts without looking.
-fn check_blocks(blob: &[u32]) -> Result<(&[u32], u64), Fault> {
-    const END: u64 = 9;
-    let word = |index: u64| blob.get(index as usize).map(|word| u32::from_be(*word) as u64);
-    if word(0) != Some(0xd00d_feed) {
-        return Err(Fault::NO_TREE);
-    }
-    let bytes = word(1).filter(|bytes| (40..=MAX_BYTES as u64).contains(bytes)).ok_or(Fault::LENGTH)?;
-    let own = blob.get(..bytes.div_ceil(4) as usize).ok_or(Fault::LENGTH)?;
-    // The offsets and sizes of the structure and of the strings. The parser looks at whole words of both.
-    let [structure, strings, strings_size, size] = [2, 3, 8, 9].map(|index| word(index).unwrap_or(u64::MAX >> 1));
-    let last = word((structure / 4 + size / 4).wrapping_sub(1));
-    let inside = structure + size <= bytes && strings + strings_size <= bytes;
-    if inside && size >= 4 && last == Some(END) { Ok((own, bytes)) } else { Err(Fault::DAMAGED) }
-}
-
 /// The memory reservation block: pairs of 64-bit numbers, ended by a pair of zeros (or by the tree).
-fn reservations(blob: &[u32], reserved: &mut Ranges) {
-    let offset = blob.get(4).map_or(0, |offset| u32::from_be(*offset) as usize / 4);
-    for entry in blob.get(offset..).unwrap_or_default().as_chunks().0.iter().take(MAX_RANGES) {
-        let [start_high, start, high, bytes] = entry.map(|word| u32::from_be(word) as u64);
-        if high | bytes == 0 {
+fn reservations(blob: &[u8], reserved: &mut Ranges) -> Option<()> {
+    for entry in blob.get(word(blob, 16)?..)?.chunks_exact(16).take(MAX_RANGES) {
+        let (start, bytes) = entry.split_at_checked(8)?;
+        if number(bytes) == 0 {
             break;
         }
-        reserved.push(Range::new(start_high << 32 | start, high << 32 | bytes));
+        reserved.push(Range::new(number(start), number(bytes)));
     }
+    Some(())
+}
+
+/// Takes bytes, and what fills their last word, off the front.
+fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
+    rest.split_off(..bytes.next_multiple_of(4))?.get(..bytes)
+}
+
+fn take_word(rest: &mut &[u8]) -> Option<usize> {
+    take(rest, 4).map(|word| number(word) as usize)
+}
+
+/// The word that begins at a byte.
+fn word(bytes: &[u8], at: usize) -> Option<usize> {
+    take_word(&mut bytes.get(at..)?)
 }
 
 /// A big-endian number of up to eight bytes.

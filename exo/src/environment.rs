@@ -5,12 +5,11 @@ use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
 use crate::vcore::{Vcore, VcoreRef};
 use crate::{page_table, pool};
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
-use exo_abi::{
-    Handle, MAX_BINDING_FRAMES, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal,
-};
+use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_ENVIRONMENTS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
 use spin::mutex::SpinMutex;
 
 /// An environment: 512 bytes about it, then its vcores.
@@ -103,17 +102,22 @@ pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     m.frames().set(parts.bindings, Word::new(parts.pool, Kind::Bindings, 0));
     m.frames().set(parts.frame, Word::new(parts.pool, Kind::Environment, 0));
     m.publish_descriptors();
-    let owner = m.tables().environments[parts.number as usize].load(Relaxed) & !FRAME_MASK;
-    m.tables().environments[parts.number as usize].store(owner | parts.frame.0, Release);
+    let entry = entry(m, parts.number);
+    entry.store(entry.load(Relaxed) & !FRAME_MASK | parts.frame.0, Release);
     environment
 }
 
 /// The frame in an entry of the table of environments.
-const FRAME_MASK: u64 = (1 << 40) - 1;
+pub const FRAME_MASK: u64 = (1 << 40) - 1;
+
+/// The entry of a number in the table of environments.
+pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
+    &m.tables().environments[(number % MAX_ENVIRONMENTS) as usize]
+}
 
 /// The living environment of a number.
 pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
-    let frame = m.tables().environments.get(number as usize)?.load(Acquire) & FRAME_MASK;
+    let frame = entry(m, number).load(Acquire) & FRAME_MASK;
     (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
 }
 
@@ -122,14 +126,9 @@ pub fn all(m: &impl Machine) -> impl Iterator<Item = &Environment> {
     (1..MAX_ENVIRONMENTS).filter_map(|number| by_number(m, number))
 }
 
-/// Ends the use of a number; its owner keeps it.
-pub fn forget_number(m: &impl Machine, number: u64) {
-    m.tables().environments[number as usize].fetch_and(!FRAME_MASK, AcqRel);
-}
-
 /// Creates an environment. Everything is checked before the first change, and what two callers could both want is claimed in an order that can be undone.
 pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
-    let entry = m.tables().environments.get(parts.number as usize).ok_or(Refusal::BadArgument)?;
+    let entry = entry(m, parts.number);
     let old = entry.load(Acquire);
     Refusal::NotYours.when(old >> 48 != caller.number() || parts.number == 0)?;
     Refusal::InUse.when(old & FRAME_MASK != 0)?;
@@ -149,7 +148,7 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
     pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
         frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
-            frames[..done].iter().for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
+            frames.iter().take(done).for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
             let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
         })?;
@@ -181,14 +180,36 @@ pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Re
     Ok(place as u64 + 1)
 }
 
-/// The end of the numbers of a kind.
-pub fn names(kind: u64) -> Result<u64, Refusal> {
-    match kind {
-        name_kind::ENVIRONMENTS => Ok(MAX_ENVIRONMENTS),
-        name_kind::POOLS => Ok(MAX_POOLS),
-        name_kind::CELLS => Ok(MAX_CELLS),
-        _ => Err(Refusal::BadArgument),
+/// Whom a number belongs to, and what it stands for.
+pub struct Name<'m> {
+    word: &'m AtomicU64,
+    /// Where its owner stands in the word.
+    owner_shift: u32,
+    /// The bits that are set while it is used.
+    used: u64,
+}
+
+impl Name<'_> {
+    /// Who owns it, and whether it is used.
+    pub fn owner(&self) -> (u64, bool) {
+        let word = self.word.load(Relaxed);
+        (word >> self.owner_shift & OWNER, word & self.used != 0)
     }
+}
+
+/// The owner of a number, in its word.
+const OWNER: u64 = 0x7fff;
+
+/// A number of a kind.
+pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Result<Name<'_>, Refusal> {
+    let (tables, index) = (m.tables(), number as usize);
+    let (word, owner_shift, used) = match kind {
+        name_kind::ENVIRONMENTS => (tables.environments.get(index), 48, FRAME_MASK),
+        name_kind::POOLS => (tables.pools.get(index).map(|pool| &pool.identity), 48, pool::Identity::STATE),
+        name_kind::CELLS => (tables.cells.get(index), 0, binding::OBJECT),
+        _ => (None, 0, 0),
+    };
+    word.map(|word| Name { word, owner_shift, used }).ok_or(Refusal::BadArgument)
 }
 
 /// Hands unused numbers over: all are checked first.
@@ -200,57 +221,30 @@ pub fn give_names(
     first: u64,
     count: u64,
 ) -> Result<(), Refusal> {
-    let end = names(kind)?;
-    Refusal::BadArgument
-        .when(count == 0 || count > NAMES_PER_CALL || first == 0 || first >= end || count > end - first)?;
-    let numbers = first..first + count;
+    Refusal::BadArgument.when(count == 0 || count > NAMES_PER_CALL || first == 0)?;
+    let numbers = first..first.saturating_add(count);
+    name(m, kind, numbers.end - 1)?;
     for number in numbers.clone() {
-        let (owner, used) = owner_of(m, kind, number);
+        let (owner, used) = name(m, kind, number)?.owner();
         Refusal::NotYours.when(owner != from)?;
         Refusal::InUse.when(used)?;
     }
     to.has_names.store(1, Relaxed);
-    numbers.for_each(|number| give_name(m, kind, number, to.number()));
+    give_all(m, kind, numbers, from, to.number());
     Ok(())
 }
 
-/// Who owns a number, and whether it is used.
-pub fn owner_of(m: &impl Machine, kind: u64, number: u64) -> (u64, bool) {
-    match kind {
-        name_kind::ENVIRONMENTS => {
-            let entry = m.tables().environments[number as usize].load(Relaxed);
-            (entry >> 48, entry & FRAME_MASK != 0)
-        }
-        name_kind::POOLS => {
-            let identity = pool::pool(m, number).identity();
-            (identity.owner(), identity.state() != pool::State::Unused)
-        }
-        _ => {
-            let value = binding::value(m, number);
-            (value & 0x7fff, value & binding::OBJECT != 0)
-        }
-    }
-}
-
-/// Gives a number to `to`, whatever it stands for.
-pub fn give_name(m: &impl Machine, kind: u64, number: u64, to: u64) {
-    match kind {
-        name_kind::ENVIRONMENTS => {
-            let entry = &m.tables().environments[number as usize];
-            entry.store(entry.load(Relaxed) & FRAME_MASK | to << 48, Release);
-        }
-        name_kind::POOLS => {
-            let pool = pool::pool(m, number);
-            let old = pool.identity();
-            let _ = pool.change(old, pool::Identity::new(to, old.parent(), old.cell(), old.state()));
-        }
-        _ => {
+/// Gives those of these numbers that are `from`'s to `to`, whatever they stand for.
+pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to: u64) {
+    for number in numbers {
+        let Ok(name) = name(m, kind, number) else { return };
+        let (old, (owner, used)) = (name.word.load(Relaxed), name.owner());
+        if owner == from && kind == name_kind::CELLS && !used {
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
-            if binding::value(m, number) & binding::OBJECT == 0 {
-                binding::bump(m, number, to);
-            } else {
-                binding::pass_cell_on(m, number, to);
-            }
+            binding::bump(m, number, to);
+        } else if owner == from {
+            let new = old & !(OWNER << name.owner_shift) | to << name.owner_shift;
+            let _ = name.word.compare_exchange(old, new, AcqRel, Relaxed);
         }
     }
 }

@@ -37,15 +37,9 @@ impl Fault {
     pub const DEVICES: Fault = Fault("the interrupt controller's registers do not fit the kernel's address space");
     /// No redistributor has this core's affinity.
     pub const NO_INTERFACE: Fault = Fault("the interrupt controller has no interface for this core");
-
-    /// The first of these that is the case.
-    pub fn none_of<const N: usize>(faults: [(bool, Fault); N]) -> Result<(), Fault> {
-        faults.into_iter().find(|(is_so, _)| *is_so).map_or(Ok(()), |(_, fault)| Err(fault))
-    }
 }
 
-impl From<fdt::FdtError> for Fault {
-    fn from(_: fdt::FdtError) -> Fault {
-        Fault::DAMAGED
-    }
+/// Fails for a reason when something is wrong.
+pub fn when<T>(wrong: bool, reason: T) -> Result<(), T> {
+    if wrong { Err(reason) } else { Ok(()) }
 }

@@ -2,7 +2,7 @@
 
 use crate::binding::{self, Binding, range};
 use crate::environment::{self, Parts};
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::frame::{self, Kind, Word, Zero};
 use crate::machine::Machine;
 use crate::page_table::{self, Leaf};
@@ -31,12 +31,10 @@ const MACHINE_CELL: u64 = 4;
 pub fn check_header(header: &BootHeader, bytes: &[u8], kernel_bytes: u64) -> Result<(), Fault> {
     let (offset, length) = (header.archive_offset, header.archive_bytes);
     let whole_pages = (offset | length).is_multiple_of(PAGE_BYTES) && length != 0;
-    Fault::none_of([
-        (header.magic != BOOT_MAGIC, Fault::NO_HEADER),
-        (crc32(bytes) != header.checksum, Fault::CHECKSUM),
-        (header.abi_version != ABI_VERSION, Fault::VERSION),
-        (!whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0, Fault::ARCHIVE),
-    ])
+    fault::when(header.magic != BOOT_MAGIC, Fault::NO_HEADER)?;
+    fault::when(crc32(bytes) != header.checksum, Fault::CHECKSUM)?;
+    fault::when(header.abi_version != ABI_VERSION, Fault::VERSION)?;
+    fault::when(!whole_pages || offset < kernel_bytes || (offset | length) >> 40 != 0, Fault::ARCHIVE)
 }
 
 /// Builds the first environment of the checked header, of the archive that begins at a frame and so many `free` ones, and makes it ready on core 0.
@@ -46,9 +44,8 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     let frames = m.frames();
     let archive_frames = boot.archive_bytes / PAGE_BYTES;
     let last = Pfn(archive.0 + archive_frames - 1);
-    if frames.word(last).is_none() || m.words(last)[511].load(Relaxed) != END_MAGIC {
-        return Err(Fault::ARCHIVE);
-    }
+    let ended = frames.word(last).is_some() && m.words(last)[511].load(Relaxed) == END_MAGIC;
+    fault::when(!ended, Fault::ARCHIVE)?;
     (ENVIRONMENT_CELL..MACHINE_CELL + 1).for_each(|cell| binding::bump(m, cell, NUMBER | binding::OBJECT));
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     // The boot protocol has cleaned the image to the point of coherency: only instruction caches may hold something older.
@@ -61,7 +58,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     ] {
         let pool = pool::pool(m, number);
         let _ = pool.change(pool.identity(), pool::Identity::new(NUMBER, 0, cell, state));
-        pool.begin(quota, 0);
+        pool.begin(quota);
         pool.charge(used).or(Err(Fault::MEMORY))?;
         [archive, last].iter().for_each(|pfn| pool.note(pfn.0 - frames.first));
     }
@@ -94,7 +91,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     map(m, root, boot.init_control, control, Prot::READ | Prot::WRITE | Prot::DIRTY)?;
     m.publish_descriptors();
 
-    let lines = m.lines().len() as u64 / interrupt::WORDS_PER_LINE;
+    let lines = m.found().lines.len() as u64 / interrupt::WORDS_PER_LINE;
     for (slot, (kind, cell, object)) in (0..).zip([
         (BindingKind::Env, ENVIRONMENT_CELL, frame.0),
         (BindingKind::Pool, POOL_CELL, POOL),
@@ -132,9 +129,7 @@ fn take(m: &impl Machine) -> Result<Pfn, Fault> {
 
 /// Maps one page where nothing is yet, with the tables it needs, and counts that.
 fn map(m: &impl Machine, root: Pfn, va: u64, pfn: Pfn, prot: Prot) -> Result<(), Fault> {
-    if !va.is_multiple_of(PAGE_BYTES) || va >= MAPPABLE_END {
-        return Err(Fault::RUNS);
-    }
+    fault::when(!va.is_multiple_of(PAGE_BYTES) || va >= MAPPABLE_END, Fault::RUNS)?;
     let mut table = root;
     for level in 2..=3 {
         let slot = &m.words(table)[page_table::index(va, level - 1)];

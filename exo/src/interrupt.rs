@@ -8,7 +8,7 @@
 use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
-use crate::machine::{Machine, Trigger};
+use crate::machine::{Line, Machine, Trigger};
 use crate::vcore::{self, Resume, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
@@ -21,7 +21,7 @@ const EVENT_SHIFT: u32 = 48;
 
 /// The words of a line.
 fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
-    m.lines().as_chunks().0.get(line as usize)
+    m.found().lines.as_chunks().0.get(line as usize)
 }
 
 /// Who has a line, unless the binding that gave it was taken back.
@@ -44,31 +44,27 @@ pub fn bind(
     let (reference, vcore) = vcore::of(environment, index)?;
     let old = words[0].load(Acquire);
     let holder = holder(m, words);
-    if holder.exists() && holder.environment() != environment.frame() {
-        return Err(Refusal::InUse);
-    }
+    Refusal::InUse.when(holder.exists() && holder.environment() != environment.frame())?;
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
     words[0].store(reference.0 | event << EVENT_SHIFT, Release);
     environment.has_lines.store(1, Relaxed);
-    m.route_line(line, vcore.home(), trigger);
+    m.set_line(line, Line::Routed(vcore.home(), trigger));
     Ok(())
 }
 
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
-    if !holder.exists() || holder.environment() != environment.frame() {
-        return Err(Refusal::NotYours);
-    }
-    m.unmask_line(line);
+    Refusal::NotYours.when(!holder.exists() || holder.environment() != environment.frame())?;
+    m.set_line(line, Line::Unmasked);
     Ok(())
 }
 
 /// A line fired; it has been acknowledged at the controller, and is masked before it is completed there.
 pub fn fired(m: &impl Machine, line: u64) {
-    m.mask_line(line);
+    m.set_line(line, Line::Masked);
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
     let holder = holder(m, words);
@@ -80,7 +76,7 @@ pub fn fired(m: &impl Machine, line: u64) {
             event::raise(m, holder, event);
         }
     } else if word != 0 {
-        m.retire_line(line);
+        m.set_line(line, Line::Retired);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
     }
 }
@@ -90,11 +86,11 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
     if environment.has_lines.load(Relaxed) == 0 {
         return;
     }
-    for (line, words) in m.lines().as_chunks::<2>().0.iter().enumerate() {
+    for (line, words) in m.found().lines.as_chunks::<2>().0.iter().enumerate() {
         let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
         if holder.exists() && holder.environment() == environment.frame() {
-            m.retire_line(line as u64);
+            m.set_line(line as u64, Line::Retired);
             let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }
     }

@@ -1,5 +1,6 @@
 //! What the decisions need of the machine. `aarch64/` provides it on hardware, the tests provide a fake.
 
+use crate::device_tree::Ranges;
 use crate::environment::Environment;
 use crate::first::NUMBER;
 use crate::frame::Frames;
@@ -12,22 +13,6 @@ use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn};
 /// A frame seen as words.
 pub type Words = [AtomicU64; 512];
 
-/// An array whose elements begin as their type does. Zeroed memory is one, as far as the kernel uses it.
-pub struct Each<T, const N: usize>(pub [T; N]);
-
-impl<T: Default, const N: usize> Default for Each<T, N> {
-    fn default() -> Self {
-        Each(core::array::from_fn(|_| T::default()))
-    }
-}
-
-impl<T, const N: usize> core::ops::Deref for Each<T, N> {
-    type Target = [T; N];
-    fn deref(&self) -> &[T; N] {
-        &self.0
-    }
-}
-
 /// The fixed tables of the kernel: their sizes do not grow with anything.
 pub struct Tables {
     /// Revocation cells: value in bits 63:16, owner in 15:0.
@@ -38,6 +23,8 @@ pub struct Tables {
     pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
+    /// The environment that claimed the debug UART; 0: the kernel has it.
+    pub uart_owner: AtomicU64,
 }
 
 impl Tables {
@@ -48,8 +35,23 @@ impl Tables {
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
             environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
+            uart_owner: AtomicU64::new(0),
         }
     }
+}
+
+/// What is found out once, while booting.
+pub struct Found<'m> {
+    /// The frames' words and the bitmap.
+    pub frames: Frames<'m>,
+    /// Who has which interrupt line: [`crate::interrupt`]'s words, two a line.
+    pub lines: &'m [AtomicU64],
+    /// Timer ticks a second.
+    pub hz: u64,
+    /// The frame of the debug UART.
+    pub uart: Option<Pfn>,
+    /// The kernel's own devices: the interrupt controller.
+    pub devices: Ranges,
 }
 
 /// An enumeration that stands in a field of a word.
@@ -76,10 +78,12 @@ pub(crate) use numbers;
 pub trait Machine {
     /// The kernel's tables.
     fn tables(&self) -> &Tables;
-    /// Who has which interrupt line: [`crate::interrupt`]'s words, two a line.
-    fn lines(&self) -> &[AtomicU64];
+    /// What was found out while booting.
+    fn found(&self) -> &Found<'_>;
     /// The frames' words.
-    fn frames(&self) -> &Frames<'_>;
+    fn frames(&self) -> &Frames<'_> {
+        &self.found().frames
+    }
     /// A frame of RAM as words. The caller has seen that it is RAM.
     fn words(&self, pfn: Pfn) -> &Words;
     /// A frame of kind environment. The caller has seen that it is one.
@@ -93,7 +97,9 @@ pub trait Machine {
     /// Timer ticks.
     fn now(&self) -> u64;
     /// Timer ticks of so many microseconds.
-    fn ticks(&self, microseconds: u64) -> u64;
+    fn ticks(&self, microseconds: u64) -> u64 {
+        microseconds.saturating_mul(self.found().hz) / 1_000_000
+    }
 
     /// Where the calling program goes on after its call.
     fn user_pc(&self) -> u64;
@@ -122,25 +128,13 @@ pub trait Machine {
     /// After the last [`Machine::clean_code`]: all cores' instruction caches forget what they held.
     fn invalidate_instructions(&self);
 
-    /// The physical page outside RAM is the kernel's own device (interrupt controller, SMMU).
-    fn kernel_device(&self, pfn: Pfn) -> bool;
-    /// The frame of the debug UART.
-    fn uart(&self) -> Option<Pfn>;
-    /// The environment that claimed the debug UART; 0: the kernel has it.
-    fn uart_owner(&self) -> &AtomicU64;
     /// Takes the debug UART back and sets it up anew.
     fn reset_uart(&self);
     /// Writes bytes to the debug UART.
     fn write_uart(&self, bytes: &[u8]);
 
-    /// Routes an interrupt line to a core and unmasks it; edge-triggered or level-sensitive.
-    fn route_line(&self, line: u64, core: u64, trigger: Trigger);
-    /// Masks an interrupt line until it is acknowledged.
-    fn mask_line(&self, line: u64);
-    /// Leaves an interrupt line masked, inactive and unrouted.
-    fn retire_line(&self, line: u64);
-    /// Unmasks an interrupt line.
-    fn unmask_line(&self, line: u64);
+    /// Changes how an interrupt line is treated.
+    fn set_line(&self, line: u64, to: Line);
     /// Makes another core look at its ready slots and at who must stop.
     fn interrupt_core(&self, id: u64);
     /// Every core has left the kernel once since the objects that are to be freed became unreachable.
@@ -155,6 +149,19 @@ pub trait Machine {
 
     /// Switches the machine off or restarts it. Returns only on the test machine.
     fn power(&self, what: Power);
+}
+
+/// What becomes of an interrupt line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Line {
+    /// Masked until it is acknowledged.
+    Masked,
+    /// Unmasked.
+    Unmasked,
+    /// Masked, inactive and unrouted.
+    Retired,
+    /// Routed to a core, and unmasked.
+    Routed(u64, Trigger),
 }
 
 /// How an interrupt line signals.

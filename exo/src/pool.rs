@@ -9,9 +9,9 @@ use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
 /// Frames of a unit of [`Pool::span`].
 pub const UNIT: u64 = 128;
-/// The largest number of a unit, and of frames in a minimum: RAM spans no more than 256 GiB.
+/// The largest number of a unit: RAM spans no more than 256 GiB.
 const UNITS: u64 = (1 << 19) - 1;
-const MINIMUM: u64 = (1 << 26) - 1;
+const PROGRESS: u64 = (1 << 26) - 1;
 
 /// A pool.
 #[derive(Default)]
@@ -19,9 +19,8 @@ pub struct Pool {
     /// Use in bits 63:32, quota in 31:0, in frames.
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
-    identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 the minimum that cannot be taken;
-    /// while the pool is being destroyed, how far that is.
+    pub identity: AtomicU64,
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is.
     extent: AtomicU64,
 }
 
@@ -44,6 +43,8 @@ pub enum State {
 pub struct Identity(u64);
 
 impl Identity {
+    /// The bits that say what it is.
+    pub const STATE: u64 = 0xf;
     /// All fields.
     pub const fn new(owner: u64, parent: u64, cell: u64, state: State) -> Identity {
         Identity(owner << 48 | parent << 32 | cell << 16 | state as u64)
@@ -66,7 +67,7 @@ impl Identity {
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
-        Identity(self.0 & !0xf | state as u64)
+        Identity(self.0 & !Identity::STATE | state as u64)
     }
 }
 
@@ -94,8 +95,8 @@ impl Pool {
     }
 
     /// Begins a life with a quota. The identity has been claimed.
-    pub fn begin(&self, quota: u64, minimum: u64) {
-        self.extent.store(UNITS << 45 | minimum & MINIMUM, Relaxed);
+    pub fn begin(&self, quota: u64) {
+        self.extent.store(UNITS << 45, Relaxed);
         self.account.store(quota, Release);
     }
 
@@ -103,7 +104,7 @@ impl Pool {
     pub fn note(&self, index: u64) {
         let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
             let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
-            let wide = first << 45 | last << 26 | extent & MINIMUM;
+            let wide = first << 45 | last << 26 | extent & PROGRESS;
             (wide != extent).then_some(wide)
         });
     }
@@ -116,13 +117,13 @@ impl Pool {
 
     /// How far its destruction is.
     pub fn progress(&self) -> u64 {
-        self.extent.load(Acquire) & MINIMUM
+        self.extent.load(Acquire) & PROGRESS
     }
 
-    /// Keeps how far its destruction is, in place of the minimum.
+    /// Keeps how far its destruction is.
     pub fn set_progress(&self, progress: u64) {
         // Another core may still take a frame by a binding that it looked up before.
-        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !MINIMUM | progress));
+        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !PROGRESS | progress));
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
@@ -147,29 +148,17 @@ impl Pool {
 
 /// Pool by its number.
 pub fn pool(m: &impl Machine, number: u64) -> &Pool {
-    &m.tables().pools[number as usize % MAX_POOLS as usize]
+    &m.tables().pools[(number % MAX_POOLS) as usize]
 }
 
-/// Levels above a pool.
-fn depth(m: &impl Machine, mut number: u64) -> u64 {
-    let mut depth = 0;
-    while number != 0 && depth <= MAX_POOL_DEPTH {
-        number = pool(m, number).identity().parent();
-        depth += 1;
-    }
-    depth
+/// Levels down to a pool, itself included.
+fn depth(m: &impl Machine, number: u64) -> u64 {
+    let up = core::iter::successors(Some(number), |number| Some(pool(m, *number).identity().parent()));
+    up.take(MAX_POOL_DEPTH as usize + 1).take_while(|number| *number != 0).count() as u64
 }
 
 /// Creates pool `number` under `parent`. The caller checked cell and slot.
-pub fn create(
-    m: &impl Machine,
-    caller: u64,
-    parent: u64,
-    number: u64,
-    cell: u64,
-    quota: u64,
-    minimum: u64,
-) -> Result<(), Refusal> {
+pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64, quota: u64) -> Result<(), Refusal> {
     let new = pool(m, number);
     let old = new.identity();
     Refusal::NotYours.when(old.owner() != caller)?;
@@ -177,22 +166,15 @@ pub fn create(
     Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
-    if new.change(old, Identity::new(caller, parent, cell, State::Shared)).is_err() {
-        pool(m, parent).uncharge(quota);
-        return Err(Refusal::InUse);
-    }
-    new.begin(quota, minimum);
+    let claimed = new.change(old, Identity::new(caller, parent, cell, State::Shared));
+    claimed.inspect_err(|_| pool(m, parent).uncharge(quota))?;
+    new.begin(quota);
     Ok(())
 }
 
 /// The child pools of a pool.
-fn children(m: &impl Machine, number: u64) -> impl Iterator<Item = &Pool> {
+pub fn children(m: &impl Machine, number: u64) -> impl Iterator<Item = &Pool> {
     m.tables().pools.iter().filter(move |pool| pool.identity().parent() == number)
-}
-
-/// A pool has child pools.
-pub fn has_children(m: &impl Machine, number: u64) -> bool {
-    children(m, number).next().is_some()
 }
 
 /// Child pools of a dying pool become its parent's, quota and all.
@@ -214,7 +196,7 @@ pub fn end(m: &impl Machine, number: u64) {
     let dying = pool(m, number);
     let identity = dying.identity();
     let (_, quota) = dying.account();
-    dying.begin(0, 0);
+    dying.begin(0);
     let _ = dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused));
     if identity.parent() != 0 {
         pool(m, identity.parent()).uncharge(quota);

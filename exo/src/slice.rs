@@ -7,7 +7,7 @@
 
 use crate::binding::Binding;
 use crate::call::Outcome;
-use crate::machine::{Each, Machine, Words};
+use crate::machine::{Machine, Words};
 use crate::vcore::{Resume, State, Vcore, VcoreRef};
 use crate::{binding, event, gate};
 use core::mem::offset_of;
@@ -19,7 +19,6 @@ use exo_abi::{MAP_PAGES_PER_CALL, MAX_CHAIN_CALLS, MIN_SLICE_US, Pfn, Refusal, S
 pub const IDLE: u64 = SLICES_PER_CORE;
 
 /// The kernel's side of a position of the slice vector.
-#[derive(Default)]
 pub struct Slot {
     /// The vcore; 0: free.
     pub owner: AtomicU64,
@@ -31,7 +30,6 @@ pub struct Slot {
 
 /// A core. Only the core itself changes it, but for `ready`, `alarm` and the slots.
 #[repr(C)]
-#[derive(Default)]
 pub struct Core {
     /// Kernel address of the running vcore, for the vectors.
     pub vcore: AtomicU64,
@@ -76,18 +74,12 @@ pub struct Core {
     /// The earliest alarm of the vcores that live here; `u64::MAX`: none.
     pub alarm: AtomicU64,
     /// The kernel's side of the vector.
-    pub slots: Each<Slot, { SLICES_PER_CORE as usize }>,
+    pub slots: [Slot; SLICES_PER_CORE as usize],
     /// Scratch of a `map` batch: the address of each page that must be invalidated.
-    pub stale: Each<AtomicU64, { MAP_PAGES_PER_CALL as usize }>,
+    pub stale: [AtomicU64; MAP_PAGES_PER_CALL as usize],
 }
 
 impl Core {
-    /// A core that has nothing to run.
-    pub fn new(id: u64, vector: Pfn) -> Core {
-        let core = Core::default();
-        core.begin(id, vector);
-        core
-    }
     /// Zeroed memory becomes a core that has nothing to run: it is too large to be moved.
     pub fn begin(&self, id: u64, vector: Pfn) {
         self.id.store(id, Relaxed);
@@ -523,7 +515,7 @@ pub fn timer_fired(m: &impl Machine) {
     // Emptied before the look: another core notes an alarm in its vcore first, then here.
     core.alarm.swap(u64::MAX, AcqRel);
     let mut next = u64::MAX;
-    for slot in &*core.slots {
+    for slot in &core.slots {
         let mut reference = VcoreRef(slot.owner.load(Acquire));
         // The owner, and the chain it waits for: a callee without slices has its alarms looked at here too.
         for _ in 0..=MAX_CHAIN_CALLS {

@@ -18,8 +18,17 @@ boot_header:
 
 // The four bits of an identification register that begin at `shift`, in x9.
     .macro  field register, shift
-    mrs     x9, \register
-    ubfx    x9, x9, #\shift, #4
+    mrs     x9, \register; ubfx x9, x9, #\shift, #4
+    .endm
+
+// Goes on at the next `1:` where an identification register says that a feature is not there.
+    .macro  with register, shift
+    field   \register, \shift
+    cbz     x9, 1f
+    .endm
+
+    .macro  set register, value
+    ldr     x9, =\value; msr \register, x9
     .endm
 
     .balign 4
@@ -27,56 +36,38 @@ boot_start:
     msr     daifset, #0xf
     mov     x20, x0
     mrs     x21, cntvct_el0
-    mrs     x9, CurrentEL
-    cmp     x9, #(2 << 2)
+    mrs     x9, CurrentEL; cmp x9, #(2 << 2)
     b.lo    at_el1
     b.hi    park                        // EL3: no boot protocol starts a kernel there
 
     // EL2: everything below is EL1's, nothing traps here. Reset says nothing about most of these.
-    ldr     x9, =(1 << 31 | 3 << 40)    // HCR_EL2: RW; API and APK: pointer authentication is EL1's
-    msr     hcr_el2, x9
+    set     hcr_el2, (1 << 31 | 3 << 40) // RW; API and APK: pointer authentication is EL1's
     isb                                 // the layout of the next ones depends on HCR_EL2.E2H
-    mov     x9, #0x33ff                 // CPTR_EL2: RES1 bits, no trap
-    msr     cptr_el2, x9
-    mov     x10, xzr
-    field   id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM)
-    cbz     x9, 1f
-    cmp     x9, #0xf
-    b.eq    1f
-    mrs     x10, pmcr_el0
-    ubfx    x10, x10, #11, #5
-1:  msr     mdcr_el2, x10
-    field   id_aa64mmfr1_el1, 40        // FEAT_HCX
-    cbz     x9, 1f
+    set     cptr_el2, 0x33ff            // RES1 bits, no trap
+    msr     mdcr_el2, xzr
+    with    id_aa64dfr0_el1, 8          // PMU: MDCR_EL2.HPMN must not be 0 where it has counters (Arm ARM)
+    cmp     x9, #0xf; b.eq 1f
+    mrs     x10, pmcr_el0; ubfx x10, x10, #11, #5; msr mdcr_el2, x10
+1:  with    id_aa64mmfr1_el1, 40        // FEAT_HCX
     msr     S3_4_C1_C2_2, xzr           // HCRX_EL2
-1:  field   id_aa64mmfr0_el1, 56        // FEAT_FGT
-    cbz     x9, 1f
+1:  with    id_aa64mmfr0_el1, 56        // FEAT_FGT
     .irp    register, S3_4_C1_C1_4, S3_4_C1_C1_5, S3_4_C1_C1_6, S3_4_C3_C1_4, S3_4_C3_C1_5
     msr     \register, xzr              // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR
     .endr
-1:  mov     x9, #3                      // CNTHCTL_EL2: EL1 may use the physical counter and timer
-    msr     cnthctl_el2, x9
+1:  set     cnthctl_el2, 3              // EL1 may use the physical counter and timer
     msr     cntvoff_el2, xzr
-    mrs     x9, midr_el1
-    msr     vpidr_el2, x9
-    mrs     x9, mpidr_el1
-    msr     vmpidr_el2, x9
+    mrs     x9, midr_el1;  msr vpidr_el2, x9
+    mrs     x9, mpidr_el1; msr vmpidr_el2, x9
     msr     vttbr_el2, xzr
-    field   id_aa64pfr0_el1, 24         // GIC system registers
-    cbz     x9, 1f
+    with    id_aa64pfr0_el1, 24         // GIC system registers
     mrs     x9, S3_4_C12_C9_5           // ICC_SRE_EL2
     orr     x9, x9, #0xf                // SRE, no bypass, EL1 may use its own
-    msr     S3_4_C12_C9_5, x9
-    isb
-    mrs     x9, S3_4_C12_C9_5
+    msr     S3_4_C12_C9_5, x9; isb; mrs x9, S3_4_C12_C9_5
     tbz     x9, #0, 1f                  // firmware runs the controller as a GICv2
     msr     S3_4_C12_C11_0, xzr         // ICH_HCR_EL2
-1:  ldr     x9, ={SCTLR_OFF}
-    msr     sctlr_el1, x9
-    mov     x9, #0x3c5                  // EL1h, everything masked
-    msr     spsr_el2, x9
-    adr     x9, at_el1
-    msr     elr_el2, x9
+1:  set     sctlr_el1, {SCTLR_OFF}
+    set     spsr_el2, 0x3c5             // EL1h, everything masked
+    adr     x9, at_el1; msr elr_el2, x9
     eret
 
 at_el1:
@@ -84,84 +75,63 @@ at_el1:
     // The tables are written with the caches off: lines of them that an earlier stage left, clean or not, must not hide that later
     // (Arm ARM, "Mismatched memory attributes"). The boot protocol has cleaned the rest of the image, its zeros included.
     field   ctr_el0, 16
-    mov     x10, #4
-    lsl     x10, x10, x9                // the smallest data cache line
+    mov     x10, #4; lsl x10, x10, x9   // the smallest data cache line
     adrp    x9, {TABLES}
     add     x12, x9, #{TABLES_BYTES}
     mov     x11, x9
-1:  dc      ivac, x11
-    add     x11, x11, x10
-    cmp     x11, x12
-    b.lo    1b
+1:  dc      ivac, x11; add x11, x11, x10
+    cmp     x11, x12; b.lo 1b
     dsb     sy
 
     // Identity: the 2 MiB with this code, whose instructions lie in the image's first page.
     adrp    x11, image_start
     add     x10, x9, #{IDENTITY_2}
-    orr     x13, x10, #3
     ubfx    x12, x11, #30, #9
-    str     x13, [x9, x12, lsl #3]
+    orr     x13, x10, #3; str x13, [x9, x12, lsl #3]
     ldr     x13, ={BLOCK}
     lsr     x12, x11, #21
     orr     x13, x13, x12, lsl #21
-    and     x12, x12, #511
-    str     x13, [x10, x12, lsl #3]
+    and     x12, x12, #511; str x13, [x10, x12, lsl #3]
 
     // The image at its own address: text, read-only data, data.
     add     x14, x9, #{ROOT}
     add     x15, x9, #{HIGH_2}
     add     x16, x9, #{IMAGE_3}
-    orr     x13, x15, #3
-    str     x13, [x14, #(511 * 8)]
-    orr     x13, x16, #3
-    str     x13, [x15]
+    orr     x13, x15, #3; str x13, [x14, #(511 * 8)]
+    orr     x13, x16, #3; str x13, [x15]
     mov     x1, x11
     .macro  map_pages end, attributes
     adrp    x12, \end
     ldr     x13, =\attributes
-1:  orr     x17, x11, x13
-    str     x17, [x16], #8
+1:  orr     x17, x11, x13; str x17, [x16], #8
     add     x11, x11, #4096
-    cmp     x11, x12
-    b.lo    1b
+    cmp     x11, x12; b.lo 1b
     .endm
     map_pages text_end, {PAGE_TEXT}
     map_pages rodata_end, {PAGE_RODATA}
     map_pages image_end, {PAGE_DATA}
 
-    ldr     x11, ={MAIR}
-    msr     mair_el1, x11
     msr     ttbr0_el1, x9
     msr     ttbr1_el1, x14
-    ldr     x11, ={TCR}
+    set     mair_el1, {MAIR}
     field   id_aa64mmfr0_el1, 0
     mov     x13, #5                     // 48 bits are the most that 4 KiB pages without FEAT_LPA2 have
-    cmp     x9, x13
-    csel    x9, x9, x13, lo
-    orr     x11, x11, x9, lsl #32
-    msr     tcr_el1, x11
-    dsb     sy
-    tlbi    vmalle1
-    ic      iallu
-    dsb     sy
+    cmp     x9, x13; csel x9, x9, x13, lo
+    ldr     x11, ={TCR}
+    orr     x11, x11, x9, lsl #32; msr tcr_el1, x11
+    dsb     sy; tlbi vmalle1; ic iallu; dsb sy; isb
+    set     sctlr_el1, {SCTLR_ON}
     isb
-    ldr     x11, ={SCTLR_ON}
-    msr     sctlr_el1, x11
-    isb
-    ldr     x11, =high
-    br      x11
+    ldr     x11, =high; br x11
 high:
-    ldr     x11, =vectors
-    msr     vbar_el1, x11
-    ldr     x11, =stack_top
-    mov     sp, x11
+    set     vbar_el1, vectors
+    ldr     x11, =stack_top; mov sp, x11
     mov     x0, x20
     mov     x2, x21
     b       {MAIN}
 
 park:
-    wfe
-    b       park
+    wfe; b  park
 
     .ltorg
     .section .percore.guard, "aw", %nobits

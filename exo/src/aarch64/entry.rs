@@ -1,7 +1,7 @@
 //! Into the kernel and out of it: the vectors, and the registers of who goes on.
 
 use super::layout::LINEAR;
-use super::objects::{self, Arm, Globals};
+use super::objects::{self, Arm};
 use super::registers::{self, execute, mrs};
 use super::{gic, mmu, panic};
 use core::arch::asm;
@@ -11,7 +11,7 @@ use exo::binding::Binding;
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
 use exo::frame::{Frames, Kind};
-use exo::machine::{Machine, Tables};
+use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
@@ -54,9 +54,9 @@ core::arch::global_asm!(
     DEPTH = const gate::DEPTH,
     LINEAR = const LINEAR,
     TABLES = sym objects::TABLES,
-    GLOBALS = sym objects::GLOBALS,
-    FRAME_WORDS = const offset_of!(Globals, frames) + offset_of!(Frames, words),
-    FIRST_FRAME = const offset_of!(Globals, frames) + offset_of!(Frames, first),
+    FOUND = sym objects::FOUND,
+    FRAME_WORDS = const offset_of!(Found, frames) + offset_of!(Frames, words),
+    FIRST_FRAME = const offset_of!(Found, frames) + offset_of!(Frames, first),
     BATCH = const offset_of!(ControlPage, batch),
     PROT_FIXED = const 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
     PROT_PLAIN = const (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
@@ -344,7 +344,7 @@ fn go_on(pc: u64, flags: u64) {
 }
 
 fn running_control() -> Control<'static> {
-    Control(objects::control_words(Arm.vcore(Arm.core().running()).control_frame()))
+    Control(Arm.words(Arm.vcore(Arm.core().running()).control_frame()))
 }
 
 /// The running address space, TPIDRRO_EL0 and the words that the vectors need become `next`'s.
@@ -354,7 +354,7 @@ fn switch(next: VcoreRef) -> Control<'static> {
     let (core, vcore) = (Arm.core(), Arm.vcore(next));
     execute!("msr ttbr0_el1, {}", Arm.environment(next.environment()).space.load(Relaxed));
     execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed) & !0xfff);
-    let control = objects::control_words(vcore.control_frame());
+    let control = Arm.words(vcore.control_frame());
     core.vcore.store(&raw const *vcore as u64, Relaxed);
     core.control.store(&raw const *control as u64, Relaxed);
     Control(control)

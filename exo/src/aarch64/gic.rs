@@ -6,7 +6,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{Controller, Range};
 use exo::fault::Fault;
-use exo::machine::Trigger;
+use exo::machine::{Line, Trigger};
 
 /// The virtual timer's private interrupt.
 pub const TIMER: u64 = 27;
@@ -127,35 +127,30 @@ pub fn complete(number: u64) {
     }
 }
 
-/// Masks a shared line. When this returns it is masked: completing a level-sensitive line earlier would let it fire once more.
-pub fn mask(line: u64) {
-    write_bit(ICENABLER, line);
-    write_complete();
-}
-
-/// Unmasks a shared line.
-pub fn unmask(line: u64) {
-    write_bit(ISENABLER, line);
-}
-
-/// Masks a line for good: neither pending nor active.
-pub fn retire(line: u64) {
-    mask(line);
-    write_bit(ICPENDR, line);
-    write_bit(ICACTIVER, line);
-}
-
-/// Routes a line to the core with this affinity (the running one, while only one runs) and unmasks it.
-pub fn route(line: u64, trigger: Trigger) {
-    retire(line);
-    let edge = 2 << (line % 16 * 2);
-    let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
-    write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
-    if CPU_INTERFACE.load(Relaxed) == 0 {
-        write(distributor(0x6000 + line * 8), registers::affinity()); // GICD_IROUTER
-    } else {
-        // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
-        write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);
+/// Changes how a shared line is treated. When this returns after masking it is masked: completing a level-sensitive line earlier would let it fire once more.
+#[inline(always)]
+pub fn set_line(line: u64, to: Line) {
+    if to != Line::Unmasked {
+        write_bit(ICENABLER, line);
+        write_complete();
     }
-    unmask(line);
+    if matches!(to, Line::Retired | Line::Routed(..)) {
+        write_bit(ICPENDR, line);
+        write_bit(ICACTIVER, line);
+    }
+    // To the core with this affinity: the running one, while only one runs.
+    if let Line::Routed(_, trigger) = to {
+        let edge = 2 << (line % 16 * 2);
+        let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
+        write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
+        if CPU_INTERFACE.load(Relaxed) == 0 {
+            write(distributor(0x6000 + line * 8), registers::affinity()); // GICD_IROUTER
+        } else {
+            // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
+            write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);
+        }
+    }
+    if matches!(to, Line::Unmasked | Line::Routed(..)) {
+        write_bit(ISENABLER, line);
+    }
 }

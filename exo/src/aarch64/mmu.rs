@@ -39,7 +39,6 @@ fn set(table: usize, index: u64, descriptor: u64) {
 }
 
 /// Maps physical memory in 2 MiB blocks beside the image, at entries from `next` on, below `limit`; answers the kernel address of its first byte.
-#[inline(never)]
 fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u64> {
     let (first, entry) = (range.start & !(BLOCK - 1), next.load(Relaxed));
     let blocks = (range.end - first).div_ceil(BLOCK);
@@ -54,6 +53,7 @@ fn map(next: &AtomicU64, limit: u64, range: Range, attributes: u64) -> Option<u6
 }
 
 /// Maps a device's registers for good; at address 0 there is none.
+#[inline(never)]
 pub fn device(range: Range) -> Option<u64> {
     (range.start != 0).then(|| map(&NEXT_DEVICE, WINDOW, range, BLOCK_DEVICE))?
 }
@@ -82,11 +82,11 @@ fn show(range: Option<Range>) -> Option<u64> {
     map(&AtomicU64::new(WINDOW), ENTRIES, range?, BLOCK_DATA)
 }
 
-/// Lets `read` look at memory as words; nothing if it is not aligned, or nowhere.
-pub fn look_at<T>(range: Range, read: impl FnOnce(&[u32]) -> T) -> Option<T> {
+/// Lets `read` look at memory; nothing if it is not aligned, or nowhere.
+pub fn look_at<T>(range: Range, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
     let address = show(Some(range)).filter(|address| address.is_multiple_of(8) && range.start != 0)?;
     // SAFETY: mapped, Normal memory that the boot protocol lets the kernel read; nothing writes it while booting.
-    Some(read(unsafe { core::slice::from_raw_parts(address as *const u32, (range.bytes() / 4) as usize) }))
+    Some(read(unsafe { core::slice::from_raw_parts(address as *const u8, range.bytes() as usize) }))
 }
 
 /// Maps runs of RAM linearly, never executable, the kernel's `text` read-only; the tables are made in `tables`. Nothing if they run out.

@@ -7,29 +7,13 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
-use exo::device_tree::Ranges;
 use exo::environment::Environment;
-use exo::frame::Frames;
-use exo::machine::{Machine, Power, Tables, Trigger, Words};
+use exo::machine::{Found, Line, Machine, Power, Tables, Words};
 use exo::slice::Core;
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::Pfn;
 use exo_abi::control_page::ControlPage;
 use exo_abi::exposed::MachineInfo;
-
-/// What is found out once, while booting.
-pub struct Globals {
-    /// The frames' words and the bitmap.
-    pub frames: Frames<'static>,
-    /// The interrupt lines' words.
-    pub lines: &'static [AtomicU64],
-    /// Timer ticks a second.
-    pub hz: u64,
-    /// The debug UART.
-    pub uart: Option<Pfn>,
-    /// The kernel's own devices.
-    pub devices: Ranges,
-}
 
 /// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
 #[repr(transparent)]
@@ -39,7 +23,9 @@ pub struct Once<T>(UnsafeCell<MaybeUninit<T>>);
 unsafe impl<T> Sync for Once<T> {}
 
 impl<T> Once<T> {
-    const ZEROED: Once<T> = Once(UnsafeCell::new(MaybeUninit::zeroed()));
+    const fn zeroed() -> Once<T> {
+        Once(UnsafeCell::new(MaybeUninit::zeroed()))
+    }
     fn get(&self) -> &T {
         // SAFETY: written before the first use, or made of atomics only, to which zeros are valid values.
         unsafe { (*self.0.get()).assume_init_ref() }
@@ -47,24 +33,19 @@ impl<T> Once<T> {
 }
 
 /// What was found out.
-pub static GLOBALS: Once<Globals> = Once::ZEROED;
+pub static FOUND: Once<Found<'static>> = Once::zeroed();
 /// The first core's structure.
 #[unsafe(link_section = ".percore")]
-static FIRST_CORE: Once<Core> = Once::ZEROED;
+static FIRST_CORE: Once<Core> = Once::zeroed();
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
-static UART_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
-pub fn set_up(globals: Globals, vector: Pfn) -> u64 {
+pub fn set_up(found: Found<'static>, vector: Pfn) -> u64 {
     // SAFETY: the first core, once, before `Arm` is used.
-    unsafe { (*GLOBALS.0.get()).write(globals) };
+    unsafe { (*FOUND.0.get()).write(found) };
     FIRST_CORE.get().begin(0, vector);
     &raw const FIRST_CORE as u64
-}
-
-fn globals() -> &'static Globals {
-    GLOBALS.get()
 }
 
 /// The machine.
@@ -106,12 +87,6 @@ pub fn boot_words(physical: u64, count: u64) -> &'static [AtomicU64] {
     unsafe { core::slice::from_raw_parts(linear(physical) as *const AtomicU64, count as usize) }
 }
 
-/// A control page's words; the page is pinned while its vcore lives.
-pub fn control_words(pfn: Pfn) -> &'static Words {
-    // SAFETY: as for `words` of [`Arm`]; the linear map is for ever.
-    unsafe { &*(address(pfn) as *const Words) }
-}
-
 /// Writes the machine information page.
 pub fn write_info(pfn: Pfn, info: MachineInfo) {
     // SAFETY: boot memory that nothing else writes; readers come later.
@@ -122,11 +97,8 @@ impl Machine for Arm {
     fn tables(&self) -> &Tables {
         &TABLES
     }
-    fn lines(&self) -> &[AtomicU64] {
-        globals().lines
-    }
-    fn frames(&self) -> &Frames<'_> {
-        &globals().frames
+    fn found(&self) -> &Found<'_> {
+        FOUND.get()
     }
     #[inline(always)]
     fn words(&self, pfn: Pfn) -> &Words {
@@ -156,9 +128,6 @@ impl Machine for Arm {
     }
     fn now(&self) -> u64 {
         registers::now()
-    }
-    fn ticks(&self, microseconds: u64) -> u64 {
-        microseconds.saturating_mul(globals().hz) / 1_000_000
     }
     fn user_pc(&self) -> u64 {
         mrs!("elr_el1")
@@ -208,7 +177,9 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn publish_descriptors(&self) {
-        registers::publish_descriptors();
+        // Stores to descriptors before this are seen by all walkers (Arm ARM, "TLB maintenance requirements": a DSB between the store and a walk that must see it;
+        // ISHST covers stores only). For EL0 the exception return gives the context synchronisation.
+        execute!("dsb ishst");
     }
     #[inline(always)]
     fn invalidate_page(&self, asid: u64, va: u64) {
@@ -230,33 +201,15 @@ impl Machine for Arm {
     fn invalidate_instructions(&self) {
         execute!("dsb ish; ic ialluis; dsb ish; isb");
     }
-    fn kernel_device(&self, pfn: Pfn) -> bool {
-        let at = pfn.address();
-        globals().devices.as_slice().iter().any(|range| at + 4096 > range.start && at < range.end)
-    }
-    fn uart(&self) -> Option<Pfn> {
-        globals().uart
-    }
-    fn uart_owner(&self) -> &AtomicU64 {
-        &UART_OWNER
-    }
     fn reset_uart(&self) {
         uart::reset();
     }
     fn write_uart(&self, bytes: &[u8]) {
         uart::put(bytes);
     }
-    fn route_line(&self, line: u64, _core: u64, trigger: Trigger) {
-        gic::route(line, trigger);
-    }
-    fn mask_line(&self, line: u64) {
-        gic::mask(line);
-    }
-    fn retire_line(&self, line: u64) {
-        gic::retire(line);
-    }
-    fn unmask_line(&self, line: u64) {
-        gic::unmask(line);
+    #[inline(always)]
+    fn set_line(&self, line: u64, to: Line) {
+        gic::set_line(line, to);
     }
     fn interrupt_core(&self, _id: u64) {
         // One core runs: there is no other to interrupt.

@@ -2,6 +2,7 @@
 
 use aarch64_cpu::registers::*;
 use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use exo_abi::exposed::Features;
 
 /// Reads a system register.
@@ -65,8 +66,12 @@ pub fn affinity() -> u64 {
     MPIDR_EL1.get() & 0xff_00ff_ffff
 }
 
-/// What this core has.
-pub fn features() -> Features {
+/// What the outlined atomics of compiler-builtins look at before each operation: not 0: FEAT_LSE is there.
+#[unsafe(no_mangle)]
+pub static __aarch64_have_lse_atomics: AtomicU8 = AtomicU8::new(0);
+
+/// Sets this core up for EL0: what traps, what may be read, what its features allow; answers those.
+pub fn prepare(core: u64) -> Features {
     let (mmfr1, pfr1) = (mrs!("id_aa64mmfr1_el1"), mrs!("id_aa64pfr1_el1"));
     let mut features = Features::empty();
     features.set(Features::LSE, field(mrs!("id_aa64isar0_el1"), 20) >= 2);
@@ -75,15 +80,6 @@ pub fn features() -> Features {
     features.set(Features::HARDWARE_DIRTY, field(mmfr1, 0) >= 2);
     features.set(Features::BTI, field(pfr1, 0) >= 1);
     features.set(Features::PAC, mrs!("id_aa64isar1_el1") >> 4 & 0xff != 0);
-    features
-}
-
-/// What the outlined atomics of compiler-builtins look at before each operation: not 0: FEAT_LSE is there.
-#[unsafe(no_mangle)]
-pub static __aarch64_have_lse_atomics: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
-
-/// Sets this core up for EL0: what traps, what may be read, what `features` allow.
-pub fn prepare(features: Features, core: u64) {
     TPIDR_EL1.set(core);
     trap_fp();
     // EL0 reads the virtual counter, and nothing else of the timer (Arm ARM, CNTKCTL_EL1).
@@ -98,19 +94,17 @@ pub fn prepare(features: Features, core: u64) {
     if field(mrs!("id_aa64pfr0_el1"), 44) != 0 {
         execute!("msr S3_3_C13_C2_3, xzr"); // AMUSERENR_EL0
     }
-    if features.contains(Features::LSE) {
-        __aarch64_have_lse_atomics.store(1, core::sync::atomic::Ordering::Relaxed);
-    }
+    __aarch64_have_lse_atomics.store(features.contains(Features::LSE).into(), Relaxed);
     if features.contains(Features::PAN) {
         execute!(".inst 0xd500419f"); // msr pan, #1: the kernel uses no address of EL0's
     }
-    let hardware_flags = features.contains(Features::HARDWARE_ACCESSED) as u64
-        | (features.contains(Features::HARDWARE_DIRTY) as u64) << 1;
-    TCR_EL1.set(TCR_EL1.get() | hardware_flags << 39);
+    // HA and HD, from 1: accessed, and 2: dirty too.
+    TCR_EL1.set(TCR_EL1.get() | [0, 1, 3, 3][field(mmfr1, 0).min(3) as usize] << 39);
     if features.contains(Features::PAC) {
         enable_pac();
     }
     execute!("isb");
+    features
 }
 
 /// Keys for EL0's pointer authentication: one set a boot, from what differs between boots. They keep an accident from going far; they are no secret between environments.
@@ -126,13 +120,6 @@ fn enable_pac() {
     // APIA, APIB, APDA, APDB, APGA: low and high halves. The kernel itself signs nothing.
     keys!("C1_0" "C1_1" "C1_2" "C1_3" "C2_0" "C2_1" "C2_2" "C2_3" "C3_0" "C3_1");
     SCTLR_EL1.set(SCTLR_EL1.get() | 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13);
-}
-
-/// Stores to descriptors before this are seen by all walkers (Arm ARM, "TLB maintenance requirements": a DSB between the store and a walk that must see it; ISHST covers stores only).
-/// For EL0 the exception return gives the context synchronisation.
-#[inline(always)]
-pub fn publish_descriptors() {
-    execute!("dsb ishst");
 }
 
 /// Drops all translations of EL1 and EL0, on this core.

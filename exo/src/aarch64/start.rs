@@ -1,7 +1,7 @@
 //! The machine is set up, step by step, until the first environment runs. What is wrong is said on the early UART.
 
 use super::layout::*;
-use super::objects::{self, Arm, Globals};
+use super::objects::{self, Arm};
 use super::{boot, entry, gic, mmu, panic, power, registers, uart};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{self, Description, Range};
@@ -9,6 +9,7 @@ use exo::fault::Fault;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
 use exo::interrupt::WORDS_PER_LINE;
+use exo::machine::Found;
 use exo_abi::boot::FLAG_QEMU;
 use exo_abi::exposed::{Features, LAYOUT_VERSION, MachineInfo};
 use exo_abi::{ABI_VERSION, PAGE_BYTES, Pfn};
@@ -30,9 +31,10 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     let tree_at = if device_tree != 0 { device_tree } else { header.device_tree };
     let (mut tree, blob) = (Description::default(), Range::new(tree_at, device_tree::MAX_BYTES as u64));
-    mmu::look_at(blob, |words| device_tree::read(words, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
+    mmu::look_at(blob, |bytes| device_tree::read(bytes, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
     power::CONDUIT.store(tree.psci.map_or(0, |conduit| conduit as u64), Relaxed);
-    let uart = tree.uart.filter(|uart| uart::begin(*uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
+    let uart =
+        tree.uarts.as_slice().first().filter(|uart| uart::begin(**uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
     let lines = gic::set_up(tree.controller, tree.controller_ranges.as_slice())?;
 
     // What there is: the runs of usable RAM, within the span that the linear map takes.
@@ -95,10 +97,10 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
         set_bits(bits, run.start / PAGE_BYTES - first, run.end / PAGE_BYTES - first);
     }
 
-    let (features, hz) = (registers::features(), registers::timer_hz());
-    let globals = Globals { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
-    let core = objects::set_up(globals, Pfn(slices / PAGE_BYTES));
-    registers::prepare(features, core);
+    let hz = registers::timer_hz();
+    let found = Found { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
+    let core = objects::set_up(found, Pfn(slices / PAGE_BYTES));
+    let features = registers::prepare(core);
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
     let (info_frame, cores) = (Pfn(info / PAGE_BYTES), 1);
     first::build(&Arm, header, archive, free, info_frame, cores)?;

@@ -642,7 +642,7 @@ map_page:
     cbnz    x7, map_unlock
     // x13 = the frame's word, x14 = the slot.
     mov     w8, w3
-    adr     x15, {GLOBALS}
+    adr     x15, {FOUND}
     ldp     x13, x14, [x15, #{FRAME_WORDS}]
     ldr     x15, [x15, #{FIRST_FRAME}]
     sub     x15, x8, x15

@@ -173,7 +173,7 @@ impl Holdings {
             _ => {
                 self.had(BindingKind::Device)
                     .any(|binding| binding.covers(leaf.pfn().0, 1) && rights(binding).contains(wanted))
-                    && !fake.kernel_device(leaf.pfn())
+                    && !fake.found().devices.touch(leaf.pfn())
             }
         };
         permitted && self.could_map(environment.frame())

@@ -97,7 +97,7 @@ fn power_is_for_who_holds_it() {
     fake.refused(WrongKind, Call::Power, &[POOL, 0, 0]);
     fake.refused(BadHandle, Call::Power, &[30, 0, 0]);
     assert_eq!(did(&fake).iter().filter(|did| matches!(did, Did::Power(_))).count(), 0);
-    assert_eq!(fake.uart_owner().load(Relaxed), 0);
+    assert_eq!(fake.tables().uart_owner.load(Relaxed), 0);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn an_environment_that_dies_while_it_destroys_a_pool_leaves_no_pool_behind() {
 #[test]
 fn a_pool_knows_the_span_of_its_frames_up_to_the_largest_machine() {
     let pool = pool::Pool::new(1);
-    pool.begin(9, 5);
+    pool.begin(9);
     assert!(pool.span().0 > pool.span().1);
     for (index, span) in [(300, (256, 384)), (301, (256, 384)), ((1 << 26) - 1, (256, 1 << 26)), (0, (0, 1 << 26))] {
         pool.note(index);

@@ -30,7 +30,8 @@ fn range(start: u64, bytes: u64) -> Range {
 
 fn read(blob: &[u32]) -> Result<Description, Fault> {
     let mut found = Description::default();
-    device_tree::read(blob, &mut found).map(|()| found)
+    let bytes: Vec<u8> = blob.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    device_tree::read(&bytes, &mut found).map(|()| found)
 }
 
 fn good(blob: &[u32]) -> Description {
@@ -53,7 +54,7 @@ fn qemus_own_trees_say_what_the_machine_is() {
             (Some(controller), cores, &[range(0x4000_0000, memory)][..])
         );
         assert_eq!(found.controller_ranges.as_slice()[0].start, 0x800_0000);
-        assert_eq!((found.uart, found.psci), (Some(range(0x900_0000, 0x1000)), Some(Conduit::Hvc)));
+        assert_eq!((found.uarts.as_slice(), found.psci), (&[range(0x900_0000, 0x1000)][..], Some(Conduit::Hvc)));
         assert_eq!(found.controller_ranges.as_slice().len(), if cores == 128 { 3 } else { 2 });
     }
 }
@@ -221,7 +222,7 @@ fn what_is_disabled_is_no_device_and_what_is_on_a_bus_is_one() {
     let tree = uart(bus(tree), 0x2000).end().end();
     let tree =
         uart(bus(bus(tree).bytes("ranges", &[])).bytes("ranges", &[]), 0x3000).text("status", "okay").end().end().end();
-    assert_eq!(good(&uart(tree, 0x4000).end().blob()).uart, Some(range(0x3000, 0x1000)));
+    assert_eq!(good(&uart(tree, 0x4000).end().blob()).uarts.as_slice().first(), Some(&range(0x3000, 0x1000)));
 }
 
 fn ranges(of: &[(u64, u64)]) -> Ranges {

@@ -6,10 +6,11 @@ pub mod tree;
 pub mod user;
 pub mod world;
 
+use exo::device_tree::{Range, Ranges};
 use exo::environment::Environment;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
-use exo::machine::{Machine, Power, Tables, Trigger, Words};
+use exo::machine::{Found, Line, Machine, Power, Tables, Trigger, Words};
 use exo::slice::{self, Core};
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun};
@@ -88,12 +89,10 @@ pub enum Seed {
 
 /// The machine.
 pub struct Fake {
-    frames: Frames<'static>,
+    found: Found<'static>,
     memory: Box<[Page]>,
     tables: Box<Tables>,
-    lines: Vec<AtomicU64>,
     cores: Vec<Core>,
-    uart_owner: AtomicU64,
     /// The core that works.
     pub here: Cell<usize>,
     /// The clock.
@@ -146,17 +145,30 @@ impl Fake {
             .flat_map(|page| &page.0)
             .for_each(|word| word.store(0, Relaxed));
         memory[(ARCHIVE.0 + ARCHIVE_FRAMES - 1 - FIRST) as usize].0[511].store(END_MAGIC, Relaxed);
+        let mut devices = Ranges::default();
+        devices.push(Range::new(CONTROLLER.address(), 4096));
         Fake {
-            frames: Frames {
-                first: FIRST,
-                words: Box::leak(words.into_boxed_slice()),
-                bitmap: Box::leak(bitmap.into_boxed_slice()),
+            found: Found {
+                frames: Frames {
+                    first: FIRST,
+                    words: Box::leak(words.into_boxed_slice()),
+                    bitmap: Box::leak(bitmap.into_boxed_slice()),
+                },
+                lines: Box::leak((0..2 * LINES).map(|_| AtomicU64::new(0)).collect()),
+                hz: TICKS * 1_000_000,
+                uart: Some(UART),
+                devices,
             },
             memory,
             tables: Box::new(Tables::at_boot()),
-            lines: (0..2 * LINES).map(|_| AtomicU64::new(0)).collect(),
-            cores: (0..cores).map(|id| Core::new(id, Pfn(SLICES + id))).collect(),
-            uart_owner: AtomicU64::new(0),
+            cores: (0..cores)
+                .map(|id| {
+                    // SAFETY: a core is made of atomics, to which zeros are valid values.
+                    let core: Core = unsafe { std::mem::zeroed() };
+                    core.begin(id, Pfn(SLICES + id));
+                    core
+                })
+                .collect(),
             here: Cell::new(0),
             now: Cell::new(1_000_000),
             pc: Cell::new(0x1000),
@@ -202,10 +214,11 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        // SAFETY: both slices were leaked from boxes by `bare`, nothing else frees them, and no reference to them outlives the machine.
+        // SAFETY: the slices were leaked from boxes by `bare`, nothing else frees them, and no reference to them outlives the machine.
         unsafe {
-            drop(Box::from_raw(std::ptr::from_ref(self.frames.words).cast_mut()));
-            drop(Box::from_raw(std::ptr::from_ref(self.frames.bitmap).cast_mut()));
+            drop(Box::from_raw(std::ptr::from_ref(self.found.frames.words).cast_mut()));
+            drop(Box::from_raw(std::ptr::from_ref(self.found.frames.bitmap).cast_mut()));
+            drop(Box::from_raw(std::ptr::from_ref(self.found.lines).cast_mut()));
         }
     }
 }
@@ -239,13 +252,9 @@ impl Machine for Fake {
         self.worked();
         &self.tables
     }
-    fn lines(&self) -> &[AtomicU64] {
+    fn found(&self) -> &Found<'_> {
         self.worked();
-        &self.lines
-    }
-    fn frames(&self) -> &Frames<'_> {
-        self.worked();
-        &self.frames
+        &self.found
     }
     fn words(&self, pfn: Pfn) -> &Words {
         self.worked();
@@ -270,9 +279,6 @@ impl Machine for Fake {
     }
     fn now(&self) -> u64 {
         self.now.get()
-    }
-    fn ticks(&self, microseconds: u64) -> u64 {
-        microseconds * TICKS
     }
     fn user_pc(&self) -> u64 {
         self.pc.get()
@@ -323,32 +329,19 @@ impl Machine for Fake {
     fn invalidate_instructions(&self) {
         self.did.borrow_mut().push(Did::InvalidateInstructions);
     }
-    fn kernel_device(&self, pfn: Pfn) -> bool {
-        pfn == CONTROLLER
-    }
-    fn uart(&self) -> Option<Pfn> {
-        Some(UART)
-    }
-    fn uart_owner(&self) -> &AtomicU64 {
-        &self.uart_owner
-    }
     fn reset_uart(&self) {
         self.did.borrow_mut().push(Did::ResetUart);
     }
     fn write_uart(&self, bytes: &[u8]) {
         self.printed.borrow_mut().extend(bytes);
     }
-    fn route_line(&self, line: u64, core: u64, trigger: Trigger) {
-        self.did.borrow_mut().push(Did::Route(line, core, trigger));
-    }
-    fn mask_line(&self, line: u64) {
-        self.did.borrow_mut().push(Did::Mask(line));
-    }
-    fn retire_line(&self, line: u64) {
-        self.did.borrow_mut().push(Did::Retire(line));
-    }
-    fn unmask_line(&self, line: u64) {
-        self.did.borrow_mut().push(Did::Unmask(line));
+    fn set_line(&self, line: u64, to: Line) {
+        self.did.borrow_mut().push(match to {
+            Line::Masked => Did::Mask(line),
+            Line::Unmasked => Did::Unmask(line),
+            Line::Retired => Did::Retire(line),
+            Line::Routed(core, trigger) => Did::Route(line, core, trigger),
+        });
     }
     fn interrupt_core(&self, id: u64) {
         self.did.borrow_mut().push(Did::InterruptCore(id));
