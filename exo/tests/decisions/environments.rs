@@ -119,6 +119,24 @@ fn an_environment_with_children_and_pools_of_its_own_ends_too() {
 }
 
 #[test]
+fn an_environment_that_had_begun_to_destroy_its_child_ends_too() {
+    // However far that was.
+    for steps in 0..24 {
+        let fake = Fake::new();
+        let child = fake.child(3, 100);
+        fake.until(child.vcore);
+        fake.must(Call::PoolCreate, &[POOL, 46, child.cell + 2, 12, 0, 22]);
+        let frames = fake.alloc(22, 4);
+        fake.must(Call::EnvCreate, &[22, 44, child.cell + 3, frames[0].0, frames[1].0, frames[2].0, 23]);
+        let again = (0..steps).take_while(|_| fake.ask(Call::EnvDestroy, &[23, 0]) == Err(Again)).count();
+        assert_eq!(again == steps, environment::by_number(&fake, 44).is_some(), "it lives until the last step");
+        fake.until(fake.init());
+        fake.destroy(child.env);
+        assert!(environment::by_number(&fake, 3).is_none());
+    }
+}
+
+#[test]
 fn whoever_destroys_the_first_environment_inherits_its_numbers() {
     let fake = Fake::new();
     let child = fake.child(3, 40);
