@@ -18,6 +18,9 @@ use exo_abi::{
     Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
 };
 
+/// Exit code of a machine whose first environment has stopped.
+pub const FIRST_STOPPED: u64 = 100;
+
 /// What follows a call or an interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -113,11 +116,16 @@ pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
     slice::schedule(m)
 }
 
-/// A vcore of the environment stopped.
+/// A vcore of the environment stopped. When it was the first environment's last one, nobody is left to decide anything.
 fn tell_supervisor(m: &impl Machine, environment: &Environment) {
     let supervisor = VcoreRef(environment.supervisor.load(Relaxed));
+    let ended = |vcore: &Vcore| vcore.word().is(State::None) || vcore.word().is(State::Stopped);
     if supervisor.exists() {
         event::raise(m, supervisor, 1 << exo_abi::event::CHILD);
+    } else if environment.vcores.iter().all(ended) {
+        m.reset_uart();
+        m.write_uart(b"\r\nexo: the first environment has stopped\r\n");
+        m.power(Power::Off(FIRST_STOPPED));
     }
 }
 

@@ -4,7 +4,7 @@ use crate::fake::world::*;
 use crate::fake::{ARCHIVE, Did, Fake, TEXT, UART};
 use exo::environment;
 use exo::frame::Kind;
-use exo::machine::Machine;
+use exo::machine::{Machine, Power};
 use exo::pool;
 use exo::vcore::{State, VcoreRef};
 use exo_abi::Refusal::*;
@@ -146,6 +146,19 @@ fn whoever_destroys_the_first_environment_inherits_its_numbers() {
     assert_eq!(environment::name(&fake, name_kind::POOLS, 77).unwrap().owner(), (3, false));
     assert!(environment::by_number(&fake, 1).is_none());
     fake.must(Call::PoolCreate, &[POOL, 77, 200, 5, 0, 30]);
+}
+
+#[test]
+fn the_machine_ends_with_the_last_vcore_of_the_first_environment() {
+    let fake = Fake::new();
+    let child = fake.child(3, 40);
+    fake.until(child.vcore);
+    fake.svc(Call::Halt, &[0]);
+    assert!(!fake.did.borrow().iter().any(|did| matches!(did, Did::Power(_))));
+    fake.until(fake.init());
+    fake.svc(Call::Halt, &[7]);
+    assert!(fake.did.borrow().contains(&Did::Power(Power::Off(exo::call::FIRST_STOPPED))));
+    assert!(String::from_utf8_lossy(&fake.printed.borrow()).contains("the first environment has stopped"));
 }
 
 #[test]
