@@ -121,11 +121,6 @@ pub fn owner(m: &impl Machine, cell: u64) -> u64 {
     value(m, cell) & 0x7fff
 }
 
-/// Gives a cell to another owner; what carries it stays live. Only its owner bumps a cell, and that is who passes it on, or is dead.
-pub fn pass_cell_on(m: &impl Machine, cell: u64, owner: u64) {
-    cell_word(m, cell).store(value(m, cell) & !0x7fff | owner, Release);
-}
-
 /// Makes stale what carries the cell, and gives the cell to `owner`.
 pub fn bump(m: &impl Machine, cell: u64, owner: u64) {
     let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
