@@ -66,7 +66,7 @@ impl Binding {
         self.head >> 32 & 0xffff
     }
     /// It is live and has these rights.
-    #[inline(always)]
+    #[inline(never)]
     pub fn check(&self, m: &impl Machine, rights: Rights) -> Result<(), Refusal> {
         let own = same(value(m, self.cell()), self.expected);
         // The badge of a Gate stands where others have what their object's cell must hold; theirs is one with their own.
@@ -164,7 +164,7 @@ pub fn read(m: &impl Machine, environment: &Environment, handle: u64) -> Result<
 }
 
 /// The live binding `handle`, if it is of this kind and has these rights.
-#[inline(always)]
+#[inline(never)]
 pub fn find(
     m: &impl Machine,
     environment: &Environment,

@@ -78,8 +78,6 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
             m.drop_fp();
         }
     }
-    // Whoever was woken last may be one of them.
-    m.core().woken.store(0, Relaxed);
     interrupt::unbind_all(m, dying);
     if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();

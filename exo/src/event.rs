@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
 
 /// Makes events of a vcore pending, and wakes it if it waits for one of them: then this answers true.
+#[inline(never)]
 pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
     let target = m.vcore(reference);
     let ends = |word: StateWord| word.waits() && word.pending() & target.mask.load(Relaxed) != 0;
@@ -20,7 +21,6 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
     let before = before.unwrap_or_else(|| StateWord(target.state.fetch_or(events, AcqRel)));
     if ends(with(before)) {
         make_runnable(m, reference);
-        m.core().woken.store(reference.0, Relaxed);
         return true;
     }
     if before.is(State::Running) && reference != m.core().running() {
@@ -66,12 +66,12 @@ pub fn go_on(m: &impl Machine, reference: VcoreRef, resume: Resume) {
     }
 }
 
-/// Lets a vcore that waits for an event run at once, at the cost of a later slice of its own; who runs now resumes so. False: nothing has changed.
+/// Lets a vcore that waits for an event (0: the alarm of a `wait`) run at once, at the cost of a later slice of its own; who runs now resumes so. False: nothing has changed.
 #[inline(always)]
 pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
     let (core, vcore) = (m.core(), m.vcore(target));
     let mask = vcore.mask.load(Relaxed) & PENDING;
-    let ends = |word: StateWord| word.waits() && mask & event != 0;
+    let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
     if !ends(vcore.word()) {
         return false;
     }
@@ -87,6 +87,16 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     true
 }
 
+/// The same for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
+#[inline(never)]
+pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool {
+    let woken = wake(m, target, event, Resume::Full);
+    if woken {
+        m.core().won.store(target.0, Relaxed);
+    }
+    woken
+}
+
 /// `notify`: raises one event; the woken vcore may run at once.
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
@@ -95,7 +105,6 @@ pub fn notify(m: &impl Machine, object: u64) -> Outcome {
         return Outcome::Waited(target);
     }
     raise(m, target, event);
-    m.core().woken.store(0, Relaxed);
     // An event of one's own may be wanted as an upcall.
     if target == m.core().running() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
 }
@@ -135,12 +144,17 @@ pub fn slice_began(m: &impl Machine, vcore: &Vcore) {
 pub fn alarm_passed(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, alarm: u64) {
     if vcore.alarm.compare_exchange(alarm, 0, AcqRel, Relaxed).is_err() {
         // It has just set another one.
-    } else if vcore.go(m, State::Waiting, |word| word.ready(Resume::Events)) {
-        make_runnable(m, reference);
-        m.core().woken.store(reference.0, Relaxed);
-    } else if vcore.word().is(State::Calling) {
+        return;
+    }
+    let word = vcore.word();
+    let event = if word.is(State::Waiting) { 0 } else { 1 << event::ALARM };
+    if word.is(State::Calling) {
         gate::miss_deadline(m, reference, vcore);
-    } else {
-        raise(m, reference, 1 << event::ALARM);
+    } else if !wake_by_interrupt(m, reference, event) {
+        if vcore.go(m, State::Waiting, |word| word.ready(Resume::Events)) {
+            make_runnable(m, reference);
+        } else {
+            raise(m, reference, 1 << event::ALARM);
+        }
     }
 }

@@ -9,13 +9,13 @@ use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Line, Machine, Trigger};
-use crate::vcore::{self, Resume, VcoreRef};
+use crate::vcore::{self, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
 /// First line that is shared between cores, and can be bound.
 pub const FIRST_SHARED: u64 = 32;
-/// Words of a line in [`Machine::lines`].
+/// Words of a line in [`crate::machine::Found`].
 pub const WORDS_PER_LINE: u64 = 2;
 const EVENT_SHIFT: u32 = 48;
 
@@ -70,9 +70,7 @@ pub fn fired(m: &impl Machine, line: u64) {
     let holder = holder(m, words);
     let event = 1 << (word >> EVENT_SHIFT & 63);
     if holder.exists() {
-        if event::wake(m, holder, event, Resume::Full) {
-            m.core().won.store(holder.0, Relaxed);
-        } else {
+        if !event::wake_by_interrupt(m, holder, event) {
             event::raise(m, holder, event);
         }
     } else if word != 0 {

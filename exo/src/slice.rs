@@ -63,8 +63,6 @@ pub struct Core {
     pub lent: AtomicU64,
     /// Something happened after which the running vcore must not simply go on.
     pub reschedule: AtomicU64,
-    /// The vcore that was woken last, until somebody looked whether it may borrow.
-    pub woken: AtomicU64,
     /// The running vcore was won by an interrupt, in its wait, and has not gone on yet.
     pub won: AtomicU64,
     /// What a vcore won in its wait finds.
@@ -192,6 +190,7 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
 }
 
 /// Frees a position; who runs in it goes on until the core next chooses.
+#[inline(never)]
 pub fn release(m: &impl Machine, core: &Core, position: u64) -> Result<(), Refusal> {
     let slot = core.slot(position);
     let owner = VcoreRef(slot.owner.load(Acquire));
@@ -248,6 +247,7 @@ fn set_timer(m: &impl Machine, core: &Core, at: u64) {
 }
 
 /// Keeps the earliest alarm (0: none): here, where the chain runs, and at the vcore's home, where its positions are. The vcore has it already.
+#[inline(never)]
 pub fn note_alarm(m: &impl Machine, vcore: &Vcore, at: u64) {
     let core = m.core();
     if at == 0 {
@@ -271,29 +271,22 @@ fn win(m: &impl Machine, vcore: &Vcore) -> bool {
 }
 
 /// Wins the vcore at the end of the chain that begins at `owner`.
-#[inline(always)]
-pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
-    if win(m, m.vcore(owner)) { Some(owner) } else { claim_callee(m, owner) }
-}
-
-/// The same where `owner` itself is not ready: claimed first, then checked to lead back.
 #[inline(never)]
-fn claim_callee(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
+pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
     let mut end = owner;
-    for _ in 0..MAX_CHAIN_CALLS {
-        if !m.vcore(end).word().is(State::Calling) {
-            return None;
-        }
-        end = VcoreRef(m.vcore(end).callee.load(Acquire));
-        if !end.exists() {
-            return None;
-        }
-        if win(m, m.vcore(end)) {
+    // Claimed first, then checked to lead back.
+    for _ in 0..=MAX_CHAIN_CALLS {
+        let vcore = m.vcore(end);
+        if win(m, vcore) {
             if gate::leads_back(m, end, owner) {
                 return Some(end);
             }
             // The chain was cut in between: it runs by its own slices.
-            event::go_on(m, end, m.vcore(end).word().resume());
+            event::go_on(m, end, vcore.word().resume());
+            return None;
+        }
+        end = VcoreRef(vcore.callee.load(Acquire));
+        if !vcore.word().is(State::Calling) || !end.exists() {
             return None;
         }
     }
@@ -343,7 +336,6 @@ pub fn schedule(m: &impl Machine) -> Outcome {
     let (core, now) = (m.core(), m.now());
     core.set_running(VcoreRef::NONE);
     core.reschedule.store(0, Relaxed);
-    core.woken.store(0, Relaxed);
     let words = vector(m, core);
     charge(core, words, now);
     core.loan.store(IDLE, Relaxed);
@@ -398,15 +390,17 @@ fn next_ready(ready: u64, position: u64) -> Option<u64> {
 }
 
 /// Wins who runs in a position; if nobody can, the position is worth no look until somebody is woken.
-#[inline(always)]
 fn claim_position(m: &impl Machine, core: &Core, position: u64) -> Option<VcoreRef> {
     let owner = live_owner(m, core, position);
-    owner.and_then(|owner| claim_chain(m, owner)).or_else(|| claim_again(m, core, position, owner))
+    owner.filter(|owner| win(m, m.vcore(*owner))).or_else(|| claim_again(m, core, position, owner))
 }
 
-/// Looks at a position once more when its bit is cleared: who is woken later sets it again.
+/// Looks at the chain of a position, and once more when its bit is cleared: who is woken later sets it again.
 #[inline(never)]
 fn claim_again(m: &impl Machine, core: &Core, position: u64, owner: Option<VcoreRef>) -> Option<VcoreRef> {
+    if let Some(vcore) = owner.and_then(|owner| claim_chain(m, owner)) {
+        return Some(vcore);
+    }
     core.ready.fetch_and(!(1 << position), AcqRel);
     let vcore = claim_chain(m, owner?)?;
     core.ready.fetch_or(1 << position, AcqRel);
@@ -485,21 +479,8 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
         event::go_on(m, running, Resume::Full);
         return schedule(m);
     }
-    let woken = VcoreRef(core.woken.load(Relaxed));
-    core.woken.store(0, Relaxed);
-    if woken.exists() && borrow(m, woken) {
-        return Outcome::Enter(woken);
-    }
     arm(m);
     Outcome::Resume(running)
-}
-
-/// Lets a vcore that is ready run at once, as [`event::wake`] does.
-#[inline(never)]
-fn borrow(m: &impl Machine, woken: VcoreRef) -> bool {
-    let Some(loan) = loan_for(m, woken).filter(|_| win(m, m.vcore(woken))) else { return false };
-    lend(m, &loan, woken, Resume::Full);
-    true
 }
 
 /// The timer passed: alarms and deadlines that are due.

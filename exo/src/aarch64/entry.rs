@@ -182,7 +182,10 @@ const YIELD_TO: u64 = Call::YieldTo as u64;
 
 /// `notify`, looked up.
 extern "C" fn on_notify(object: u64) -> Leave {
-    finish(event::notify(&Arm, object))
+    match event::notify(&Arm, object) {
+        Outcome::Waited(next) => waited(next),
+        outcome => finish(outcome),
+    }
 }
 
 extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
@@ -252,7 +255,6 @@ fn serve_interrupts() {
 fn finish(outcome: Outcome) -> Leave {
     match outcome {
         Outcome::Enter(next) => enter(next),
-        Outcome::Waited(next) => waited(next),
         outcome => finish_rarely(outcome),
     }
 }
