@@ -3,8 +3,11 @@
 use crate::cases::CPUS;
 use crate::error::{Error, Result};
 use crate::{emulator, folders};
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use fdt::nodes::{AsNode, Node};
+use fdt::parsing::{NoPanic, ParseError, aligned::AlignedParser};
+use fdt::properties::cells::CellSizes;
+use fdt::{Fdt, FdtError};
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use velvet_manifest::Line;
@@ -24,6 +27,12 @@ const KERNELS_OWN: [&str; 7] = [
 
 /// The timer of a core with a 64-bit state.
 const ARMV8_TIMER: &str = "arm,armv8-timer";
+
+/// Nodes that may lie within each other; QEMU's lie seven deep at most, the threads of a core.
+const MAX_DEPTH: usize = 32;
+
+type TreeNode<'a> = Node<'a, (AlignedParser<'a>, NoPanic)>;
+type Properties<'a> = BTreeMap<&'a str, &'a [u8]>;
 
 /// What a person can choose about the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -160,24 +169,20 @@ impl Machine {
     /// Reads a device tree.
     pub fn read(options: &MachineOptions, blob: &[u8]) -> Result<Machine> {
         let device_tree = trim(blob)?;
-        let fdt = Fdt::new(&device_tree)
-            .map_err(|cause| Error::new(format!("the machine's device tree is damaged: {cause}")))?;
-        let mut machine = Machine {
-            options: options.clone(),
-            cores: 0,
-            frames_of_ram: 0,
-            devices: Vec::new(),
-            device_tree: device_tree.clone(),
-        };
+        let words: Vec<u32> = device_tree.as_chunks().0.iter().map(|bytes| u32::from_ne_bytes(*bytes)).collect();
+        let mut machine =
+            Machine { options: options.clone(), cores: 0, frames_of_ram: 0, devices: Vec::new(), device_tree };
+        let root = root(&words)?;
         // QEMU names the timer's architecture after the core's: Armv7 has no 64-bit state, and the kernel would never say a word.
-        let timer = |node: FdtNode<'_>| {
-            Some(text_list(node.property("compatible")?.value()).contains(&ARMV8_TIMER.to_string()))
-        };
-        if !fdt.root().children().filter_map(timer).any(|found| found) {
+        let mut has_timer = false;
+        for child in root.children()? {
+            has_timer |= compatible(&properties(child?)?).iter().any(|name| name == ARMV8_TIMER);
+        }
+        if !has_timer {
             return Err(Error::new(format!("`{}` is not a 64-bit core", options.cpu))
                 .remedy(format!("choose another --cpu: {}", CPUS.join(", "))));
         }
-        machine.visit(fdt.root(), "");
+        machine.visit(root, &properties(root)?, "")?;
         Ok(machine)
     }
 
@@ -187,45 +192,148 @@ impl Machine {
         self.devices.iter().find(is_uart).map_or(0, |device| device.address)
     }
 
-    fn visit(&mut self, node: FdtNode<'_>, path: &str) {
-        for child in node.children() {
-            let child_path = format!("{path}/{}", child.name());
-            let kind = child.property("device_type").map(|p| p.value().to_vec());
-            match kind.as_deref() {
+    fn visit(&mut self, node: TreeNode<'_>, its_properties: &Properties<'_>, path: &str) -> Result<()> {
+        let cells = CellSizes {
+            address_cells: cells(its_properties, "#address-cells", 2),
+            size_cells: cells(its_properties, "#size-cells", 1),
+        };
+        for child in node.children()? {
+            let child = child?;
+            let child_path = format!("{path}/{}", name(child)?);
+            let own = properties(child)?;
+            match own.get("device_type").copied() {
                 Some(b"cpu\0") => self.cores += 1,
                 Some(b"memory\0") => {
-                    let bytes: u64 = registers(child).iter().map(|(_, bytes)| bytes).sum();
-                    self.frames_of_ram += bytes / exo_abi::PAGE_BYTES;
+                    let before = self.frames_of_ram * exo_abi::PAGE_BYTES;
+                    let mut banks = registers(&own, &cells)?.into_iter();
+                    let bytes = banks.try_fold(before, |sum, (_, bytes)| sum.checked_add(bytes));
+                    self.frames_of_ram = bytes.ok_or(FdtError::InvalidPropertyValue)? / exo_abi::PAGE_BYTES;
                 }
-                _ => self.devices.extend(device(child, &child_path)),
+                _ => self.devices.extend(device(&own, &cells, &child_path)?),
             }
-            self.visit(child, &child_path);
+            self.visit(child, &own, &child_path)?;
         }
+        Ok(())
     }
 }
 
-fn device(node: FdtNode<'_>, path: &str) -> Option<MachineDevice> {
-    let compatible: Vec<String> = text_list(node.property("compatible")?.value());
-    let (address, bytes) = registers(node).first().copied().unwrap_or((0, 0));
-    (bytes > 0).then(|| MachineDevice { path: path.to_string(), compatible, address, bytes, lines: lines(node) })
+impl From<FdtError> for Error {
+    fn from(cause: FdtError) -> Error {
+        Error::new(format!("the machine's device tree is damaged: {cause}"))
+    }
 }
 
-fn registers(node: FdtNode<'_>) -> Vec<(u64, u64)> {
-    let Ok(Some(entries)) = node.reg() else {
-        return Vec::new();
-    };
-    entries.filter_map(|entry| Some((entry.address().ok()?, entry.size().ok()?))).collect()
+/// The root of the device tree in these words, whose form is looked at first: `fdt` takes a tree that breaks off for one that ends.
+fn root(words: &[u32]) -> Result<TreeNode<'_>> {
+    // Devicetree Specification 0.4, section 5.2.
+    const VERSION: u32 = 17;
+    let tree = Fdt::new_fallible(words)?;
+    let header = tree.header();
+    if !(header.last_compatible_version..=header.version).contains(&VERSION) {
+        let version = header.version;
+        return Err(Error::new(format!(
+            "the machine's device tree is damaged: its version is {version}, not {VERSION}"
+        )));
+    }
+    let [reserved, structure, strings] =
+        [header.memory_reserve_map_offset, header.structs_offset, header.strings_offset].map(|offset| offset as usize);
+    let in_order = [40, reserved, structure, structure + header.structs_size as usize, strings].is_sorted();
+    let aligned = reserved.is_multiple_of(8) && structure.is_multiple_of(4);
+    let reservations = words.get(reserved / 4..structure / 4).filter(|_| in_order && aligned).unwrap_or_default();
+    if !reservations.as_chunks().0.contains(&[0; 4]) {
+        return Err(FdtError::ParseError(ParseError::UnexpectedEndOfData).into());
+    }
+    check_structure(tree.structs_block())?;
+    Ok(tree.root()?.as_node())
+}
+
+/// One root, its nodes closed within it, and nothing behind it (5.4).
+fn check_structure(words: &[u32]) -> std::result::Result<(), FdtError> {
+    const BEGIN_NODE: u32 = 1;
+    const END_NODE: u32 = 2;
+    const PROPERTY: u32 = 3;
+    const NOTHING: u32 = 4;
+    const END: u32 = 9;
+    const CUT_SHORT: ParseError = ParseError::UnexpectedEndOfData;
+    let (mut rest, mut depth) = (words, 0);
+    while let Some((token, behind)) = rest.split_first() {
+        rest = match u32::from_be(*token) {
+            BEGIN_NODE if depth < MAX_DEPTH => {
+                depth += 1;
+                let end_of_name = behind.iter().position(|word| word.to_ne_bytes().contains(&0)).ok_or(CUT_SHORT)?;
+                &behind[end_of_name + 1..]
+            }
+            PROPERTY if depth > 0 => {
+                let bytes = u32::from_be(*behind.first().ok_or(CUT_SHORT)?) as usize;
+                behind.get(2 + bytes.div_ceil(4)..).ok_or(CUT_SHORT)?
+            }
+            END_NODE if depth > 1 => {
+                depth -= 1;
+                behind
+            }
+            END_NODE if depth == 1 && behind == [END.to_be()] => return Ok(()),
+            NOTHING => behind,
+            _ => return Err(ParseError::UnexpectedToken.into()),
+        };
+    }
+    Err(CUT_SHORT.into())
+}
+
+fn name(node: TreeNode<'_>) -> std::result::Result<String, FdtError> {
+    let name = node.name()?.to_string();
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b",._+-@".contains(&byte);
+    if name.bytes().all(is_valid) { Ok(name) } else { Err(FdtError::InvalidNodeName) }
+}
+
+fn properties(node: TreeNode<'_>) -> std::result::Result<Properties<'_>, FdtError> {
+    node.properties()?.iter().map(|property| property.map(|property| (property.name, property.value))).collect()
+}
+
+/// Cells of an address or of a size in the `reg` of a node's children (2.3.5).
+fn cells(properties: &Properties<'_>, name: &str, default: usize) -> usize {
+    let value = properties.get(name).and_then(|value| value.first_chunk());
+    value.map_or(default, |value| u32::from_be_bytes(*value) as usize)
+}
+
+fn compatible(properties: &Properties<'_>) -> Vec<String> {
+    properties.get("compatible").map_or_else(Vec::new, |value| text_list(value))
+}
+
+fn device(properties: &Properties<'_>, cells: &CellSizes, path: &str) -> Result<Option<MachineDevice>> {
+    if !properties.contains_key("compatible") {
+        return Ok(None);
+    }
+    let (address, bytes) = registers(properties, cells)?.first().copied().unwrap_or((0, 0));
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let (path, compatible) = (path.to_string(), compatible(properties));
+    Ok(Some(MachineDevice { path, compatible, address, bytes, lines: lines(properties)? }))
+}
+
+/// First address and bytes of each entry of `reg`; none where they have more than 64 bits, as PCI's have.
+fn registers(properties: &Properties<'_>, cells: &CellSizes) -> std::result::Result<Vec<(u64, u64)>, FdtError> {
+    let (address, size) = (cells.address_cells * 4, cells.size_cells * 4);
+    let reg = properties.get("reg").copied().unwrap_or_default();
+    if reg.is_empty() || address > 8 || size > 8 {
+        return Ok(Vec::new());
+    }
+    if !reg.len().is_multiple_of(address + size) {
+        return Err(FdtError::InvalidPropertyValue);
+    }
+    let number = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let entries = reg.chunks_exact(address + size).map(|entry| (number(&entry[..address]), number(&entry[address..])));
+    let fits = |(start, bytes): (u64, u64)| start.checked_add(bytes).map(|_| (start, bytes));
+    entries.map(|entry| fits(entry).ok_or(FdtError::InvalidPropertyValue)).collect()
 }
 
 /// Shared lines of an `interrupts` property in the form of Arm's GIC: kind (0: shared), number, flags (1, 2: edge).
-fn lines(node: FdtNode<'_>) -> Vec<Line> {
-    let Some(property) = node.property("interrupts") else {
-        return Vec::new();
-    };
-    let cells: Vec<u32> =
-        property.value().chunks_exact(4).map(|cell| u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]])).collect();
+fn lines(properties: &Properties<'_>) -> std::result::Result<Vec<Line>, FdtError> {
+    let value = properties.get("interrupts").copied().unwrap_or_default();
+    let cells: Vec<u32> = value.as_chunks().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect();
     let shared = cells.chunks_exact(3).filter(|cell| cell[0] == 0);
-    shared.map(|cell| Line { number: cell[1] + 32, edge: cell[2] & 0b11 != 0 }).collect()
+    let line = |cell: &[u32]| Some(Line { number: cell[1].checked_add(32)?, edge: cell[2] & 0b11 != 0 });
+    shared.map(|cell| line(cell).ok_or(FdtError::InvalidPropertyValue)).collect()
 }
 
 fn text_list(bytes: &[u8]) -> Vec<String> {
