@@ -443,27 +443,28 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
     while let [next, rest @ ..] = left {
         let like = next.load(Relaxed) & !IN_TABLE;
         left = match leaves(m, target, like).filter(|_| like & CHANGED == 0) {
-            Some(slots) => left.get(empty(m, left, like, slots)..).unwrap_or_default(),
+            Some(slots) => empty(m, left, like, slots),
             None => rest,
         };
     }
 }
 
-/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers how many.
+/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers what is left.
 #[inline(never)]
-fn empty(m: &impl Machine, stale: &[AtomicU64], like: u64, slots: &Words) -> usize {
+fn empty<'a>(m: &impl Machine, mut stale: &'a [AtomicU64], like: u64, slots: &Words) -> &'a [AtomicU64] {
     let frames = *m.frames();
-    for (done, va) in stale.iter().enumerate() {
+    while let [va, rest @ ..] = stale {
         let va = va.load(Relaxed);
         if va & !IN_TABLE != like {
-            return done;
+            break;
         }
         let slot = &slots[page_table::index(va, 3)];
         let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
         slot.store(0, Relaxed);
         release(m, &frames, leaf);
+        stale = rest;
     }
-    stale.len()
+    stale
 }
 
 /// The level-3 table that serves an address.
