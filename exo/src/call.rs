@@ -169,16 +169,27 @@ pub fn upcall_events(m: &impl Machine, vcore: &Vcore, control: Control<'_>) -> u
 #[inline(never)]
 pub fn map<M: Machine>(m: &M, handle: u64, count: u64) -> (u64, u64) {
     let environment = own_environment(m);
-    let target = binding::find(m, environment, handle, BindingKind::Env, Rights::ENV_MAP)
-        .and_then(|binding| environment::living(m, binding.object))
-        .and_then(|target| below(count.wrapping_sub(1), BATCH_ENTRIES).map(|_| target));
-    match target {
+    match map_target(m, environment, handle, count) {
         Ok(target) => {
             let (result, progress) = address_space::apply(m, environment, target, own_control(m), count);
             (result.err().map_or(0, |refusal| refusal as u64), progress)
         }
         Err(refusal) => (refusal as u64, 0),
     }
+}
+
+/// Whose tables `map` changes: 1 to 64 entries.
+#[inline(always)]
+fn map_target<'m, M: Machine>(
+    m: &'m M,
+    environment: &Environment,
+    handle: u64,
+    count: u64,
+) -> Result<&'m Environment, Refusal> {
+    let binding = binding::find(m, environment, handle, BindingKind::Env, Rights::ENV_MAP)?;
+    let target = environment::living(m, binding.object)?;
+    Refusal::BadArgument.when(count.wrapping_sub(1) >= BATCH_ENTRIES)?;
+    Ok(target)
 }
 
 /// The batch of a `resume`: the same as `map` on the own tables. Answers the refusal's number and the entries done.

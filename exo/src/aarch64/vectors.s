@@ -653,7 +653,7 @@ map_page:
     b.hs    map_unlock
     add     x8, x8, x7, lsl #3
     ldr     x9, [x4, #{ENVIRONMENT_SPACE}]
-    physical x9
+    orr     x9, x9, #{LINEAR}           // over its number; 11:0 are 0
     ubfx    x7, x2, #30, #9
     ldr     x9, [x9, x7, lsl #3]
     tbz     x9, #0, map_unlock
@@ -688,8 +688,8 @@ map_page:
     dsb     ishst                       // `publish_descriptors`
     stlrb   wzr, [x4]
     cbnz    x17, mapped
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16
-    eret                                // x0 is 0, x1 the entries done; x14, x15, x18 are as they were
+    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    eret                                // x0 and x17 are 0, x1 the entries done, x16 the call; x14, x15, x18 are as they were
 mapped:
     below   ldp
 resume_now:
