@@ -334,15 +334,18 @@ fn run<'m, const OTHER: u32>(
     form: Form<'m>,
     page: impl Fn(&Form<'m>, &AtomicU64, &AtomicU64, u64, u64) -> bool,
 ) -> usize {
-    for (done, (words, stale)) in entries.iter().zip(stale).enumerate() {
+    let count = entries.len().min(stale.len());
+    let mut left = count;
+    for (words, stale) in entries.iter().zip(stale) {
         // What is not done here is read anew.
         let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
         let alike = first & !IN_TABLE == like.0 && (second ^ like.1) >> OTHER == 0;
         if !alike || !page(&form, &form.slots[page_table::index(first, 3)], stale, first, second) {
-            return done;
+            break;
         }
+        left -= 1;
     }
-    entries.len().min(stale.len())
+    count - left
 }
 
 /// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
@@ -443,27 +446,28 @@ fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
     while let [next, rest @ ..] = left {
         let like = next.load(Relaxed) & !IN_TABLE;
         left = match leaves(m, target, like).filter(|_| like & CHANGED == 0) {
-            Some(slots) => left.get(empty(m, left, like, slots)..).unwrap_or_default(),
+            Some(slots) => left.get(left.len() - empty(m, left, like, slots)..).unwrap_or_default(),
             None => rest,
         };
     }
 }
 
-/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers how many.
+/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers how many are left.
 #[inline(never)]
 fn empty(m: &impl Machine, stale: &[AtomicU64], like: u64, slots: &Words) -> usize {
     let frames = *m.frames();
-    for (done, va) in stale.iter().enumerate() {
+    let mut rest = stale.iter();
+    while let Some(va) = rest.next() {
         let va = va.load(Relaxed);
         if va & !IN_TABLE != like {
-            return done;
+            return rest.len() + 1;
         }
         let slot = &slots[page_table::index(va, 3)];
         let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
         slot.store(0, Relaxed);
         release(m, &frames, leaf);
     }
-    stale.len()
+    0
 }
 
 /// The level-3 table that serves an address.

@@ -69,6 +69,11 @@ pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
     if call == Call::Halt {
         return halt(m, m.core().running(), stop_reason::HALTED, x[0]);
     }
+    if call == Call::Map {
+        let (refusal, progress) = map(m, x[0], x[1]);
+        (x[0], x[1], x[2]) = (refusal, progress & 0xffff_ffff, progress >> 32);
+        return Outcome::Return;
+    }
     let mut request = Request { m, environment: own_environment(m), x, results: [0; 2] };
     let refusal = request.run(call).err().map_or(0, |refusal| refusal as u64);
     (x[1], x[2]) = (request.results[0], request.results[1]);
@@ -168,6 +173,33 @@ pub fn upcall_events(m: &impl Machine, vcore: &Vcore, control: Control<'_>) -> u
     vcore.take(m, wanted)
 }
 
+/// `map`. Answers the refusal's number, and how far [`address_space::apply`] got.
+#[inline(never)]
+pub fn map<M: Machine>(m: &M, handle: u64, count: u64) -> (u64, u64) {
+    let environment = own_environment(m);
+    match map_target(m, environment, handle, count) {
+        Ok(target) => {
+            let (result, progress) = address_space::apply(m, environment, target, own_control(m), count);
+            (result.err().map_or(0, |refusal| refusal as u64), progress)
+        }
+        Err(refusal) => (refusal as u64, 0),
+    }
+}
+
+/// Whose tables `map` changes: 1 to 64 entries.
+#[inline(always)]
+fn map_target<'m, M: Machine>(
+    m: &'m M,
+    environment: &Environment,
+    handle: u64,
+    count: u64,
+) -> Result<&'m Environment, Refusal> {
+    let binding = binding::find(m, environment, handle, BindingKind::Env, Rights::ENV_MAP)?;
+    let target = environment::living(m, binding.object)?;
+    Refusal::BadArgument.when(count.wrapping_sub(1) >= BATCH_ENTRIES)?;
+    Ok(target)
+}
+
 /// The batch of a `resume`: the same as `map` on the own tables. Answers the refusal's number and the entries done.
 pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     let environment = own_environment(m);
@@ -206,7 +238,6 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     #[inline(always)]
     fn run(&mut self, call: Call) -> Result<(), Refusal> {
         match call {
-            Call::Map => self.map(),
             Call::FrameAlloc => self.frame_alloc(),
             Call::FrameFree => self.frame_free(),
             Call::FrameKind => self.frame_kind(),
@@ -278,14 +309,6 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     /// The frame that entry `index` of the batch buffer names.
     fn batch_frame(&self, index: u64) -> Pfn {
         Pfn(own_control(self.m).batch(index)[0].load(Relaxed))
-    }
-
-    fn map(&mut self) -> Result<(), Refusal> {
-        let target = self.env(0, Rights::ENV_MAP)?;
-        let count = self.batch()?;
-        let (result, progress) = address_space::apply(self.m, self.environment, target, own_control(self.m), count);
-        self.results = [progress & 0xffff_ffff, progress >> 32];
-        result
     }
 
     fn frame_alloc(&mut self) -> Result<(), Refusal> {

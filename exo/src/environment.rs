@@ -15,10 +15,10 @@ use spin::mutex::SpinMutex;
 /// An environment: 512 bytes about it, then its vcores.
 #[repr(C, align(4096))]
 pub struct Environment {
+    /// Guards its page tables, and its destruction. Held for one batch. First, where the vectors look for it.
+    pub lock: SpinMutex<()>,
     /// Its number, which is its ASID.
     pub number: AtomicU64,
-    /// Guards its page tables, and its destruction. Held for one batch.
-    pub lock: SpinMutex<()>,
     /// What TTBR0 holds while it runs: its number in 63:48, the address of its root table in 47:0.
     pub space: AtomicU64,
     /// Frames of the binding table; 0: none there.
@@ -45,6 +45,7 @@ pub struct Environment {
 
 const _: () = assert!(size_of::<Environment>() == 4096);
 const _: () = assert!(core::mem::offset_of!(Environment, vcores) == 512);
+const _: () = assert!(core::mem::offset_of!(Environment, lock) == 0);
 
 impl Environment {
     /// Its number.

@@ -74,9 +74,10 @@ pub enum FrameKind {
 }
 
 fn done_or_stopped([x0, x1, x2]: [u64; 3]) -> Result<u64, Stopped> {
-    match check(x0) {
-        Ok(()) => Ok(x1),
-        Err(refusal) => Err(Stopped { done: x1, pages: x2, refusal }),
+    // One comparison; the kernel answers with no other numbers.
+    match x0 {
+        0 => Ok(x1),
+        _ => Err(Stopped { done: x1, pages: x2, refusal: Refusal::from_number(x0).unwrap_or(Refusal::NoSuchCall) }),
     }
 }
 
@@ -175,7 +176,7 @@ unsafe fn map_in_between(environment: Handle, entries: &[MapEntry]) -> Result<u6
 #[inline(always)]
 unsafe fn map_batch(environment: Handle, count: usize) -> Result<u64, Stopped> {
     // SAFETY: the caller's promise.
-    done_or_stopped(unsafe { svc::plain_3::<{ Call::Map as u64 }>(u64::from(environment.0), count as u64, 0) })
+    done_or_stopped(unsafe { svc::plain_2::<{ Call::Map as u64 }>(u64::from(environment.0), count as u64) })
 }
 
 /// [`map`] for another environment's tables; refuses [`Handle::SELF`] as a bad argument.

@@ -101,7 +101,6 @@ core::arch::global_asm!(
     VCORE_CALLEE = const offset_of!(Vcore, callee),
     VCORE_ALARM = const offset_of!(Vcore, alarm),
     VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
-    ENVIRONMENT_LOCK = const offset_of!(Environment, lock),
     ENVIRONMENT_DYING = const offset_of!(Environment, dying),
     ENVIRONMENT_SPACE = const offset_of!(Environment, space),
     ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
@@ -116,6 +115,7 @@ core::arch::global_asm!(
     FAULT = sym on_fault,
     RESUME_EVENTS = sym on_resume_events,
     RESUME_BATCH = sym on_resume_batch,
+    MAP_BATCH = sym on_map,
     KERNEL_FAULT = sym panic::fault,
 );
 
@@ -230,6 +230,12 @@ extern "C" fn on_resume_events() -> Leave {
     control.copy(word!(upcall.x) + 16, word!(preempted.x) + 16, 2);
     control.set(word!(masked), 0);
     finish_rarely(Outcome::Resume(Arm.core().running()))
+}
+
+/// `map`, not plain. Answers the refusal's number and the results, x1 in 31:0 and x2 in 63:32.
+extern "C" fn on_map(handle: u64, count: u64) -> Leave {
+    let (refusal, progress) = call::map(&Arm, handle, count);
+    Leave(refusal, progress)
 }
 
 /// The batch of a `resume`.

@@ -34,9 +34,9 @@
     .endr
     .endm
 
-// x2 to x15, below x16 and x17 below sp.
+// x2 to x13, below x16 and x17 below sp.
     .macro  below op
-    .irp    n, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15"
+    .irp    n, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13"
     pair    \op, sp, -144, \n
     .endr
     .endm
@@ -72,6 +72,11 @@
     .macro  cause
     mrs     x0, esr_el1
     lsr     x1, x0, #26
+    address_of_cause
+    .endm
+
+// The same, with the class in x1.
+    .macro  address_of_cause
     and     x1, x1, #~4
     cmp     x1, #0x20
     mrs     x1, far_el1
@@ -504,23 +509,23 @@ interrupt:
 
 // An exception that is no call: an upcall, unless it is the first use of FP/SIMD, or the library cannot take it.
 no_call:
-    mrs     x16, esr_el1
-    lsr     x17, x16, #26
-    cmp     x17, #0x07                  // FP/SIMD trapped
-    b.eq    stop
+    stp     x0, x1, [sp, #-32]
     mrs     x17, tpidr_el1
     ldr     x17, [x17, #{CORE_CONTROL}]
+    mrs     x0, esr_el1
+    lsr     x1, x0, #26
     ldr     x16, [x17, #{MASKED}]
-    cbnz    x16, stop
+    cmp     x1, #0x07                   // FP/SIMD trapped
+    ccmp    x16, #0, #0, ne
+    b.ne    no_upcall
     ldr     x16, [x17, #{ENTRY}]
-    cbz     x16, stop
-    stp     x0, x1, [sp, #-32]
+    cbz     x16, no_upcall
+    address_of_cause
+    stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
     stp     x0, x1, [x17, #({UPCALL} + {PC})]
     msr     elr_el1, x16
-    cause
-    stp     x0, x1, [x17, #{UPCALL}]
     ldp     x0, x1, [sp, #-16]
     stp     x0, x1, [x17, #({UPCALL} + {X} + 128)]
     str     xzr, [x17, #({UPCALL} + {EVENTS})]
@@ -530,6 +535,8 @@ no_call:
     ldp     x0, x1, [sp, #-32]
     zero    16, 17
     eret
+no_upcall:
+    ldp     x0, x1, [sp, #-32]
 
 // The rest of the exceptions.
 stop:
@@ -538,24 +545,10 @@ stop:
     stp     x0, x1, [x16]
     rust    {FAULT}
 
-// `address_space::apply`, plain: one page of data of a pool is mapped into the own tables. What is not so leaves for Rust before anything has changed.
-// x16 = the environment's handle; x17 = 0 for `map`, which keeps x0 and x1, else `resume`, which also has x2 to x15 below sp.
-map:
-    cmp     x0, #127
-    ccmp    x1, #1, #0, ls
-    b.ne    slow
-    mov     x16, x0
-    mov     x17, xzr
-    b       map_page
-mapped:
-    mov     x0, xzr                     // x1 is 1, the entries done
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
-    eret
-
 map_unlock:
-    stlrb   wzr, [x6]
+    stlrb   wzr, [x4]
 map_slow:
-    cbz     x17, slow
+    cbz     x17, other_map
     below   ldp
     b       resume_entries
 
@@ -566,124 +559,138 @@ resume:
     cmp     x17, #1
     b.ne    resume_entries
     below   stp
-    mov     x16, xzr
+    b       map_page
+
+// A batch: Rust keeps x19 to x29. x0 = the refusal, then entries done and pages of the one after them.
+other_map:
+    str     x30, [sp, #-16]!
+    bl      {MAP_BATCH}
+    ldr     x30, [sp], #16
+    lsr     x2, x1, #32
+    mov     w1, w1
+    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    eret
+
+// `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
+// x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
+map:
+    sub     x17, x1, #1
+    orr     x17, x17, x0
+    cbnz    x17, other_map
 map_page:
     mrs     x2, tpidr_el1
-    ldp     x10, x11, [x2]
-    ldr     x2, [x11, #{BATCH}]         // the entry: each word once
-    ldr     x3, [x11, #({BATCH} + 8)]
-    and     x10, x10, #~0xfff           // the environment
+    ldp     x4, x5, [x2]
+    ldr     x2, [x5, #{BATCH}]          // the entry: each word once
+    ldr     x3, [x5, #({BATCH} + 8)]
+    and     x4, x4, #~0xfff             // the environment, whose lock comes first
     lsr     x5, x3, #32
     sub     w5, w5, #1
     ror     w5, w5, #16                 // the pool's handle, below 128 if the count is 1
-    mov     w11, #{PROT_FIXED}
-    and     x11, x11, x2
-    sub     x11, x11, #{PROT_PLAIN}
-    orr     x11, x11, x5, lsr #7
-    cbnz    x11, map_slow
-    bic     x11, x2, x2, lsl #({DIRTY} - {WRITE})
-    tbnz    x11, #{DIRTY}, map_slow     // dirty, and not writable
-    lsr     x4, x2, #30
-    cmp     x4, #511
+    mov     w6, #{PROT_FIXED}
+    and     x6, x6, x2
+    sub     x6, x6, #{PROT_PLAIN}
+    orr     x6, x6, x5, lsr #7
+    cbnz    x6, map_slow
+    bic     x6, x2, x2, lsl #({DIRTY} - {WRITE})
+    tbnz    x6, #{DIRTY}, map_slow      // dirty, and not writable
+    lsr     x6, x2, #30
+    cmp     x6, #511
     b.hs    map_slow                    // the window, or beyond user space
-    add     x6, x10, #{ENVIRONMENT_LOCK}
     mov     w7, #1
-    ldaxrb  w8, [x6]
+    ldaxrb  w8, [x4]
     cbnz    w8, map_slow
-    stxrb   w8, w7, [x6]
+    stxrb   w8, w7, [x4]
     cbnz    w8, map_slow
-    ldr     x7, [x10, #{ENVIRONMENT_DYING}]
+    ldr     x7, [x4, #{ENVIRONMENT_DYING}]
     cbnz    x7, map_unlock
-    // Both bindings, as `find` and `binding::read`: x5, x11, x12, x13 are the pool's words; x9, x14, x15, x16 the environment's.
-    ldr     x8, [x10, #{ENVIRONMENT_BINDINGS}]
-    address x8, 12, 26
-    add     x7, x8, x5, lsl #5
-    add     x8, x8, x16, lsl #5
-    ldar    x5, [x7]
-    ldp     x11, x12, [x7, #8]
-    ldr     x13, [x7, #24]
-    ldar    x9, [x8]
-    ldp     x14, x15, [x8, #8]
-    ldr     x16, [x8, #24]
+    // Both bindings, as `find` and `binding::read`: x8 to x11 are the pool's words; x12, x13, x6 the environment's, but its badge:
+    // that is what the cell holds until the environment dies, which it has not, and does not while the lock is held.
+    ldr     x7, [x4, #{ENVIRONMENT_BINDINGS}]
+    address x7, 12, 26
+    add     x5, x7, x5, lsl #5
+    ldar    x8, [x5]
+    ldp     x9, x10, [x5, #8]
+    ldr     x11, [x5, #24]
+    ldar    x12, [x7]
+    ldp     x13, x6, [x7, #8]
     dmb     ishld
+    ldr     x5, [x5]
     ldr     x7, [x7]
-    ldr     x8, [x8]
-    cmp     x7, x5
-    ccmp    x8, x9, #0, eq
-    and     w8, w9, #0xf
-    ccmp    x8, #{KIND_ENV}, #0, eq
-    and     w8, w5, #0xf
-    ccmp    x8, #{KIND_POOL}, #0, eq
+    cmp     x5, x8
+    ccmp    x7, x12, #0, eq
+    and     w5, w12, #0xf
+    ccmp    x5, #{KIND_ENV}, #0, eq
+    and     w5, w8, #0xf
+    ccmp    x5, #{KIND_POOL}, #0, eq
     b.ne    map_unlock
-    and     w8, w5, w9
-    tbz     w8, #8, map_unlock          // the rights to read it and to map it
-    bic     w8, w2, w5, lsr #(9 - {WRITE})
-    tbnz    w8, #{WRITE}, map_unlock
-    eor     x7, x15, x10, lsr #12       // the own environment
-    lsl     x7, x7, #38
-    // Each has two cells.
-    adr     x15, {TABLES}
-    ubfx    x8, x5, #32, #16
-    ldr     x8, [x15, x8, lsl #3]
+    and     w5, w8, w12
+    tbz     w5, #8, map_unlock          // the rights to read it and to map it
+    bic     w5, w2, w8, lsr #(9 - {WRITE})
+    tbnz    w5, #{WRITE}, map_unlock
+    eor     x6, x6, x4, lsr #12         // the own environment
+    lsl     x6, x6, #38
+    // The pool's has two cells.
+    adr     x7, {TABLES}
+    ubfx    x5, x8, #32, #16
+    ldr     x5, [x7, x5, lsl #3]
+    eor     x9, x9, x5
+    lsr     x8, x8, #48
+    ldr     x8, [x7, x8, lsl #3]
     eor     x11, x11, x8
-    lsr     x8, x5, #48
-    ldr     x8, [x15, x8, lsl #3]
-    eor     x13, x13, x8
-    ubfx    x8, x9, #32, #16
-    ldr     x8, [x15, x8, lsl #3]
-    eor     x14, x14, x8
-    lsr     x8, x9, #48
-    ldr     x8, [x15, x8, lsl #3]
-    eor     x16, x16, x8
-    orr     x11, x11, x13
-    orr     x14, x14, x16
-    orr     x11, x11, x14
-    orr     x7, x7, x11, lsr #16
-    cbnz    x7, map_unlock
-    // x13 = the frame's word, x14 = the slot.
-    mov     w8, w3
-    adr     x15, {FOUND}
-    ldp     x13, x14, [x15, #{FRAME_WORDS}]
-    ldr     x15, [x15, #{FIRST_FRAME}]
-    sub     x15, x8, x15
-    cmp     x15, x14
+    ubfx    x12, x12, #32, #16
+    ldr     x12, [x7, x12, lsl #3]
+    eor     x13, x13, x12
+    orr     x9, x9, x11
+    orr     x9, x9, x13
+    orr     x6, x6, x9, lsr #16
+    cbnz    x6, map_unlock
+    // x8 = the frame's word, x9 = the slot.
+    adr     x7, {FOUND}
+    ldp     x8, x9, [x7, #{FRAME_WORDS}]
+    ldr     x7, [x7, #{FIRST_FRAME}]
+    sub     w7, w3, w7
+    cmp     x7, x9
     b.hs    map_unlock
-    add     x13, x13, x15, lsl #3
-    ldr     x14, [x10, #{ENVIRONMENT_SPACE}]
-    physical x14
-    ldr     x14, [x14, x4, lsl #3]
-    tbz     x14, #0, map_unlock
-    physical x14
-    ubfx    x15, x2, #21, #9
-    ldr     x14, [x14, x15, lsl #3]
-    tbz     x14, #0, map_unlock
-    physical x14
-    ubfx    x15, x2, #12, #9
-    add     x14, x14, x15, lsl #3
-    ldr     x15, [x14]
-    cbnz    x15, map_unlock
+    add     x8, x8, x7, lsl #3
+    ldr     x9, [x4, #{ENVIRONMENT_SPACE}]
+    orr     x9, x9, #{LINEAR}           // over its number; 11:0 are 0
+    ubfx    x7, x2, #30, #9
+    ldr     x9, [x9, x7, lsl #3]
+    tbz     x9, #0, map_unlock
+    physical x9
+    ubfx    x7, x2, #21, #9
+    ldr     x9, [x9, x7, lsl #3]
+    tbz     x9, #0, map_unlock
+    physical x9
+    ubfx    x7, x2, #12, #9
+    add     x9, x9, x7, lsl #3
+    ldr     x7, [x9]
+    cbnz    x7, map_unlock
     // The descriptor, as `page_table::leaf`.
-    mov     x11, #({READABLE} & 0xffff)
-    movk    x11, #({READABLE} >> 48), lsl #48
-    orr     x11, x11, x8, lsl #12
-    and     x15, x2, #(1 << {WRITE})
-    orr     x11, x11, x15, lsl #({WRITABLE} - {WRITE})
-    and     x15, x2, #(1 << {MARKED})
-    orr     x11, x11, x15, lsl #({ACCESSED} - {MARKED})
-    and     x15, x2, #(1 << {DIRTY})
-    eor     x11, x11, x15, lsr #({DIRTY} - {READ_ONLY})
-    lsl     x12, x12, #8
-    add     x12, x12, #({DATA} << 4)
-    ldaxr   x15, [x13]
-    cmp     x12, x15, lsr #40           // data of the pool, no flags
+    mov     x6, #({READABLE} & 0xffff)
+    movk    x6, #({READABLE} >> 48), lsl #48
+    bfi     x6, x3, #12, #32
+    and     x7, x2, #(1 << {WRITE})
+    orr     x6, x6, x7, lsl #({WRITABLE} - {WRITE})
+    and     x7, x2, #(1 << {MARKED})
+    orr     x6, x6, x7, lsl #({ACCESSED} - {MARKED})
+    and     x7, x2, #(1 << {DIRTY})
+    eor     x6, x6, x7, lsr #({DIRTY} - {READ_ONLY})
+    lsl     x10, x10, #8
+    add     x10, x10, #({DATA} << 4)
+    ldaxr   x7, [x8]
+    cmp     x10, x7, lsr #40            // data of the pool, no flags
     b.ne    map_unlock
-    add     x15, x15, #1
-    stlxr   w16, x15, [x13]
-    cbnz    w16, map_unlock
-    str     x11, [x14]
+    add     x7, x7, #1
+    stlxr   w5, x7, [x8]
+    cbnz    w5, map_unlock
+    str     x6, [x9]
     dsb     ishst                       // `publish_descriptors`
-    stlrb   wzr, [x6]
-    cbz     x17, mapped
+    stlrb   wzr, [x4]
+    cbnz    x17, mapped
+    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    eret                                // x0 and x17 are 0, x1 the entries done, x16 the call; x14, x15, x18 are as they were
+mapped:
     below   ldp
 resume_now:
     mrs     x17, tpidr_el1

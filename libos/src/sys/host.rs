@@ -22,6 +22,7 @@ macro_rules! no_kernel {
 
 no_kernel! {
     plain_0() -> u64 = NO;
+    plain_2(x0: u64, x1: u64) -> [u64; 3] = [NO, 0, 0];
     plain_3(x0: u64, x1: u64, x2: u64) -> [u64; 3] = [NO, 0, 0];
     plain_5(x0: u64, x1: u64, x2: u64, x3: u64, x4: u64) -> [u64; 3] = [NO, 0, 0];
     plain_8(x: [u64; 8]) -> [u64; 3] = [NO, 0, 0];

@@ -61,6 +61,28 @@ pub unsafe fn plain_8<const NUMBER: u64>(x: [u64; 8]) -> [u64; 3] {
     [r0, r1, r2]
 }
 
+/// A plain call with two arguments.
+///
+/// # Safety
+/// As the call demands.
+#[inline(always)]
+pub unsafe fn plain_2<const NUMBER: u64>(x0: u64, x1: u64) -> [u64; 3] {
+    let (r0, r1, r2);
+    // SAFETY: the kernel keeps x19 to x30 and FP/SIMD; all it loses is named here. The rest is the caller's promise.
+    unsafe {
+        asm!(
+            "svc #{number}",
+            number = const NUMBER,
+            inlateout("x0") x0 => r0, inlateout("x1") x1 => r1, lateout("x2") r2, lateout("x3") _, lateout("x4") _,
+            lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _,
+            lateout("x11") _, lateout("x12") _, lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _,
+            lateout("x17") _, lateout("x18") _,
+            options(nostack),
+        );
+    }
+    [r0, r1, r2]
+}
+
 /// A plain call without arguments.
 ///
 /// # Safety
