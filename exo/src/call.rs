@@ -194,7 +194,9 @@ fn map_target<'m, M: Machine>(
     handle: u64,
     count: u64,
 ) -> Result<&'m Environment, Refusal> {
-    let binding = binding::find(m, environment, handle, BindingKind::Env, Rights::ENV_MAP)?;
+    let binding = binding::read(m, environment, handle)?;
+    Refusal::WrongKind.when(!binding.is(BindingKind::Env))?;
+    binding.check(m, Rights::ENV_MAP)?;
     let target = environment::living(m, binding.object)?;
     Refusal::BadArgument.when(count.wrapping_sub(1) >= BATCH_ENTRIES)?;
     Ok(target)

@@ -516,6 +516,8 @@ pub fn timer_fired(m: &impl Machine) {
         }
     }
     core.alarm.fetch_min(next, AcqRel);
+    // Who was won on the way runs with a timer that knew nothing of the others' alarms.
+    arm(m);
 }
 
 /// Gives the rest of the slice to `target`'s chain; the caller goes on when the core comes back to its slice.
