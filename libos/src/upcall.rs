@@ -67,7 +67,7 @@ impl From<Words> for Resume {
     }
 }
 
-/// What [`light_handler!`] makes of a function.
+/// What [`light_handler!`](crate::light_handler) makes of a function.
 pub type LightHandler = extern "C" fn(&mut Frame) -> Words;
 
 /// Makes a function fit for [`set_light_handler`]: `libos::light_handler!(NAME = fn_name);` declares `NAME: LightHandler`.

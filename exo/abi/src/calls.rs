@@ -3,7 +3,7 @@
 //! `svc #0` is never a call of Velvet's: it arrives at the library as an upcall, so that a library can carry another system's programs.
 //! A call answers with x0 = 0, or the number of a [`Refusal`] in x0; further results follow in x1 and up.
 //!
-//! - **Plain calls** keep x19 to x30, sp and flags' meaning as the procedure call standard does; x0 to x18 are lost (where no result is named: zero, as they were, or the number of the call), FP/SIMD is kept.
+//! - **Plain calls** keep x19 to x30, sp and flags' meaning as the procedure call standard does; x0 to x18 are lost (where no result is named: zero, as they were, the number of the call, or a word of the caller's own control page), FP/SIMD is kept.
 //! - **Switching calls** ([`Call::switches`]) may run somebody else before they return: everything but sp is lost, FP/SIMD and `TPIDR_EL0` included.
 //!   What a caller wants kept from the other side of a gate it clears itself.
 //!

@@ -653,7 +653,7 @@ map_page:
     b.hs    map_unlock
     add     x8, x8, x7, lsl #3
     ldr     x9, [x4, #{ENVIRONMENT_SPACE}]
-    orr     x9, x9, #{LINEAR}           // over its number; 11:0 are 0
+    physical x9
     ubfx    x7, x2, #30, #9
     ldr     x9, [x9, x7, lsl #3]
     tbz     x9, #0, map_unlock
@@ -667,8 +667,7 @@ map_page:
     ldr     x7, [x9]
     cbnz    x7, map_unlock
     // The descriptor, as `page_table::leaf`.
-    mov     x6, #({READABLE} & 0xffff)
-    movk    x6, #({READABLE} >> 48), lsl #48
+    ldr     x6, ={READABLE}
     bfi     x6, x3, #12, #32
     and     x7, x2, #(1 << {WRITE})
     orr     x6, x6, x7, lsl #({WRITABLE} - {WRITE})
@@ -688,8 +687,8 @@ map_page:
     dsb     ishst                       // `publish_descriptors`
     stlrb   wzr, [x4]
     cbnz    x17, mapped
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
-    eret                                // x0 and x17 are 0, x1 the entries done, x16 the call; x14, x15, x18 are as they were
+    zero    2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    eret                                // x0 and x17 are 0, x1 the entries done, x16 the call, x3 of the entry; x14, x15, x18 are as they were
 mapped:
     below   ldp
 resume_now:
