@@ -106,6 +106,12 @@ fn demo_restarts_a_killed_console_driver() {
 }
 
 #[test]
+fn a_flood_of_near_alarms_starves_nobody_on_a_slow_machine() {
+    // Four nanoseconds an instruction: what an interrupt costs is longer than the alarms are apart.
+    pass(&cases::attack("rogue", MachineOptions { icount: Some(2), ..cases::machine() }));
+}
+
+#[test]
 fn tiny_runs_in_one_mebibyte() {
     pass(&cases::tiny());
 }
