@@ -75,7 +75,7 @@ pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
         return Outcome::Return;
     }
     let mut request = Request { m, environment: own_environment(m), x, results: [0; 2] };
-    let refusal = request.run(call).err().map_or(0, |refusal| refusal as u64);
+    let refusal = status(request.run(call));
     (x[1], x[2]) = (request.results[0], request.results[1]);
     x[0] = refusal;
     Outcome::Return
@@ -180,7 +180,7 @@ pub fn map<M: Machine>(m: &M, handle: u64, count: u64) -> (u64, u64) {
     match map_target(m, environment, handle, count) {
         Ok(target) => {
             let (result, progress) = address_space::apply(m, environment, target, own_control(m), count);
-            (result.err().map_or(0, |refusal| refusal as u64), progress)
+            (status(result), progress)
         }
         Err(refusal) => (refusal as u64, 0),
     }
@@ -213,7 +213,12 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
         return (refusal as u64, 0);
     }
     let (result, progress) = address_space::apply(m, environment, environment, own_control(m), count);
-    (result.err().map_or(0, |refusal| refusal as u64), progress & 0xffff_ffff)
+    (status(result), progress & 0xffff_ffff)
+}
+
+/// What a register says of how it went: 0, or the refusal's number.
+fn status(result: Result<(), Refusal>) -> u64 {
+    result.err().map_or(0, |refusal| refusal as u64)
 }
 
 /// A bounded argument.
@@ -282,14 +287,13 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     /// The object of the live binding that argument 0 names.
     #[inline(never)]
     fn object(&self, kind: BindingKind, rights: Rights) -> Result<u64, Refusal> {
-        binding::find(self.m, self.environment, self.x[0], kind, rights).map(|found| found.object)
+        self.binding(0, kind, rights).map(|found| found.object)
     }
 
     /// The living environment that argument `index` names.
     #[inline(never)]
     fn env(&self, index: usize, rights: Rights) -> Result<&'m Environment, Refusal> {
-        let binding = binding::find(self.m, self.environment, self.x[index], BindingKind::Env, rights)?;
-        environment::living(self.m, binding.object)
+        environment::living(self.m, self.binding(index, BindingKind::Env, rights)?.object)
     }
 
     /// Vcore x1 of Env x0.

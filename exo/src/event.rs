@@ -7,9 +7,9 @@ use crate::{gate, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
 
-/// Makes events of a vcore pending, and wakes it if it waits for one of them: then this answers true.
+/// Makes events of a vcore pending, and wakes it if it waits for one of them.
 #[inline(never)]
-pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
+pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) {
     let target = m.vcore(reference);
     let ends = |word: StateWord| word.waits() && word.pending() & target.mask.load(Relaxed) != 0;
     let with = |word: StateWord| StateWord(word.0 | events);
@@ -21,16 +21,13 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) -> bool {
     let before = before.unwrap_or_else(|| StateWord(target.state.fetch_or(events, AcqRel)));
     if ends(with(before)) {
         make_runnable(m, reference);
-        return true;
-    }
-    if before.is(State::Running) && reference != m.core().running() {
+    } else if before.is(State::Running) && reference != m.core().running() {
         // It runs elsewhere: if it wants to be interrupted for this event and did not know of it yet, its core must look.
         let wanted = vcore::control(m, target).get(word!(upcall_events));
         if wanted & events & !before.0 != 0 {
             m.interrupt_core(target.home());
         }
     }
-    false
 }
 
 /// Marks the positions of a ready vcore, and of who waits for it to reply, as worth a look.

@@ -38,7 +38,8 @@ impl Player<'_> {
                 let _ = match vcore.word().state() {
                     State::Stopped => vcore::start(fake, reference, vcore, Some(&start)).is_ok(),
                     State::Waiting | State::Gate if self.dice.one_in(2) => {
-                        event::raise(fake, reference, vcore.mask.load(Relaxed))
+                        event::raise(fake, reference, vcore.mask.load(Relaxed));
+                        true
                     }
                     State::Waiting => {
                         event::alarm_passed(fake, reference, vcore, vcore.alarm.load(Relaxed));
