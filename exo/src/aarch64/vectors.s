@@ -20,35 +20,32 @@
     \op     x\first, x\second, [\base, #(\offset + 8 * \first)]
     .endm
 
+// Pairs of registers, each in its place from `base` + `offset` on.
+    .macro  each op, base, offset, list:vararg
+    .irp    n, \list
+    pair    \op, \base, \offset, \n
+    .endr
+    .endm
+
 // x0 to x7, on the stack.
     .macro  words op
-    .irp    n, "0, 1", "2, 3", "4, 5", "6, 7"
-    pair    \op, sp, 0, \n
-    .endr
+    each    \op, sp, 0, "0, 1", "2, 3", "4, 5", "6, 7"
     .endm
 
 // x8 to x15, on the stack.
     .macro  more_words op
-    .irp    n, "8, 9", "10, 11", "12, 13", "14, 15"
-    pair    \op, sp, 0, \n
-    .endr
+    each    \op, sp, 0, "8, 9", "10, 11", "12, 13", "14, 15"
     .endm
 
 // x2 to x13, below x16 and x17 below sp.
     .macro  below op
-    .irp    n, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13"
-    pair    \op, sp, -144, \n
-    .endr
+    each    \op, sp, -144, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13"
     .endm
 
 // All but x16, x17 and x30, in the frame at x16.
     .macro  pairs op
-    .irp    n, "0, 1", "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15"
-    pair    \op, x16, {X}, \n
-    .endr
-    .irp    n, "18, 19", "20, 21", "22, 23", "24, 25", "26, 27", "28, 29"
-    pair    \op, x16, {X}, \n
-    .endr
+    each    \op, x16, {X}, "0, 1", "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15"
+    each    \op, x16, {X}, "18, 19", "20, 21", "22, 23", "24, 25", "26, 27", "28, 29"
     .endm
 
 // Saves the interrupted program in the control page's `preempted`, which x16 then is; x16 and x17 lie below sp.
@@ -486,9 +483,7 @@ leave_events:
 leave_stack:
     sub     x1, sp, #{FRAME}
 leave_words:
-    .irp    n, "2, 3", "4, 5", "6, 7"
-    pair    ldp, x1, 0, \n
-    .endr
+    each    ldp, x1, 0, "2, 3", "4, 5", "6, 7"
     ldr     x8, [x1, #64]
     ldp     x0, x1, [x1]
     zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
