@@ -4,7 +4,7 @@ use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Kind, Zero};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
+use crate::vcore::{self, Control, FRAME_WORDS, Link, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
@@ -381,7 +381,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         binding::check_cell(self.m, cell, me)?;
         binding::check_empty(self.m, self.environment, self.x[5])?;
         pool::create(self.m, me, parent, number, cell, quota)?;
-        binding::bump(self.m, cell, me | binding::OBJECT);
+        binding::bump(self.m, cell, me, binding::OBJECT);
         let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
         binding::write(self.m, self.environment, self.x[5], &root)
     }
@@ -485,8 +485,8 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let mut made = Binding::new(self.m, kind, Rights::GATE_CALL | Rights::GRANT, self.x[2], reference.0);
         match kind {
             BindingKind::Gate if self.x[4] == 0 => return Err(Refusal::BadArgument),
-            BindingKind::Gate => made.badge = self.x[4],
-            _ => made.object |= self.below(4, FIRST_OF_KERNEL)? << 44,
+            BindingKind::Gate => (made.badge, made.object) = (self.x[4], Link::first(reference).0),
+            _ => made.object |= self.below(4, FIRST_OF_KERNEL)?,
         }
         binding::write(self.m, self.environment, self.x[3], &made)
     }
@@ -502,7 +502,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn take_back(&self) -> Result<(), Refusal> {
         let (cell, me) = (self.below(0, MAX_CELLS)?, self.environment.number());
         binding::check_cell(self.m, cell, me)?;
-        binding::bump(self.m, cell, me);
+        binding::bump(self.m, cell, me, 0);
         Ok(())
     }
 
@@ -518,11 +518,11 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     fn slice_claim(&self) -> Result<(), Refusal> {
         let (core, binding) = self.position()?;
         let target = self.env(3, Rights::ENV_RUN)?;
-        let (owner, vcore) = vcore::of(target, self.x[4])?;
+        let (owner, _) = vcore::of(target, self.x[4])?;
         let microseconds = if self.x[5] == 0 { DEFAULT_SLICE_US } else { self.x[5] };
         let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
         Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
-        Refusal::WrongState.when(vcore.home() != core.id())?;
+        Refusal::WrongState.when(vcore::home(self.m, owner) != core.id())?;
         let length = self.m.ticks(microseconds);
         let claim = slice::Claim { owner, environment: target.number(), by: &binding, length, exact };
         slice::claim(self.m, core, self.x[2], &claim)

@@ -68,7 +68,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
             continue;
         }
         Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
-        if let Some(core) = m.core_at(vcore.home()) {
+        if let Some(core) = m.core_at(vcore::home(m, reference)) {
             let slots = vcore.slots.load(Acquire);
             (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
                 let _ = slice::release(m, core, position);
@@ -99,7 +99,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
         shared_pools(m, number)?;
         for child in environment::all(m) {
             let told = VcoreRef(child.supervisor.load(Relaxed));
-            if told.environment() == dying.frame() && child.number() != number {
+            if told.is_of(dying.frame()) && child.number() != number {
                 child.supervisor.store(supervisor.0, Release);
             }
         }
@@ -133,10 +133,10 @@ fn take_apart(m: &impl Machine, dying: &Environment) {
     begin_pool(m, number);
     for vcore in dying.vcores.iter().filter(|vcore| vcore.word().state() != vcore::State::None) {
         // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
-        if let Some(word) = m.frames().word(vcore.control_frame()) {
+        if let Some(word) = m.frames().word(m.frames().near(vcore.control_frame())) {
             word.fetch_sub(Word::new(0, Kind::Control, 0).0 - Word::new(0, Kind::Data, 0).0, AcqRel);
         }
-        vcore.state.store(0, Release);
+        vcore.state.store(vcore::StateWord(0).in_state(vcore::State::None).0, Release);
     }
     let root = dying.root();
     dying.space.store(0, Release);
@@ -157,8 +157,8 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let (pool, cell) = (dying.pool(), dying.cell.load(Relaxed));
     let owner = binding::owner(m, cell);
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
-    binding::bump(m, cell, heir);
-    binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
+    binding::bump(m, cell, heir, 0);
+    binding::bump(m, pool::pool(m, pool).identity().cell(), heir, 0);
     environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
     free(m, dying.frame(), pool);
     pool::end(m, pool);
@@ -168,7 +168,7 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
 pub fn begin_pool(m: &impl Machine, number: u64) {
     let pool = pool::pool(m, number);
     let identity = pool.identity();
-    binding::bump(m, identity.cell(), binding::value(m, identity.cell()) & 0x7fff | binding::OBJECT);
+    binding::bump(m, identity.cell(), binding::owner(m, identity.cell()), binding::OBJECT);
     let _ = pool.change(identity, identity.in_state(State::Dying));
     pool.set_progress(0);
     pool::pass_children_on(m, number);
@@ -274,7 +274,7 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
 pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
-    binding::bump(m, cell, binding::owner(m, cell));
+    binding::bump(m, cell, binding::owner(m, cell), 0);
     pool::end(m, number);
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use crate::binding::{self, Binding};
 use crate::frame::{self, Kind, Word};
-use crate::machine::Machine;
-use crate::vcore::{Vcore, VcoreRef};
+use crate::machine::{self, Machine};
+use crate::vcore::{State, StateWord, Vcore, VcoreRef};
 use crate::{page_table, pool};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
 use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_ENVIRONMENTS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
@@ -21,6 +21,8 @@ pub struct Environment {
     pub number: AtomicU64,
     /// What TTBR0 holds while it runs: its number in 63:48, the address of its root table in 47:0.
     pub space: AtomicU64,
+    /// Kernel address of the first frame of the binding table.
+    pub first_bindings: AtomicU64,
     /// Frames of the binding table; 0: none there.
     pub binding_frames: [AtomicU64; MAX_BINDING_FRAMES as usize],
     /// Number of its own pool.
@@ -37,8 +39,10 @@ pub struct Environment {
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
+    /// The core whose slices each vcore may own.
+    pub homes: [AtomicU16; MAX_VCORES as usize],
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 46],
+    reserved: [AtomicU64; 31],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -93,11 +97,13 @@ pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     let environment = m.environment(parts.frame);
     environment.number.store(parts.number, Relaxed);
     environment.space.store(parts.number << 48 | parts.root.address(), Relaxed);
+    environment.first_bindings.store(machine::linear(parts.bindings), Relaxed);
     environment.binding_frames[0].store(parts.bindings.0, Relaxed);
     environment.own_pool.store(parts.pool, Relaxed);
     environment.cell.store(parts.cell, Relaxed);
     environment.supervisor.store(parts.supervisor.0, Relaxed);
     environment.own_frame.store(parts.frame.0, Relaxed);
+    environment.vcores.iter().for_each(|vcore| vcore.state.store(StateWord(0).in_state(State::None).0, Relaxed));
     m.words(parts.root)[511].store(page_table::window(parts.root).bits(), Relaxed);
     m.frames().set(parts.root, Word::table(parts.pool, 1, parts.number));
     m.frames().set(parts.bindings, Word::new(parts.pool, Kind::Bindings, 0));
@@ -154,7 +160,7 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
             entry.store(old, Release);
         })?;
     }
-    binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
+    binding::bump(m, parts.cell, caller.number(), binding::OBJECT);
     let child = establish(m, parts);
     let whole = Binding::new(m, BindingKind::Env, Rights::EVERYTHING, parts.cell, parts.frame.0);
     let rights = Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT;
@@ -184,33 +190,33 @@ pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Re
 /// Whom a number belongs to, and what it stands for.
 pub struct Name<'m> {
     word: &'m AtomicU64,
-    /// Where its owner stands in the word.
-    owner_shift: u32,
     /// The bits that are set while it is used.
     used: u64,
+    /// Of a cell: its owner, which has no room in the word.
+    owner: Option<&'m AtomicU8>,
 }
 
 impl Name<'_> {
     /// Who owns it, and whether it is used.
     pub fn owner(&self) -> (u64, bool) {
         let word = self.word.load(Relaxed);
-        (word >> self.owner_shift & OWNER, word & self.used != 0)
+        (self.owner.map_or(word >> OWNER_SHIFT, |owner| owner.load(Relaxed).into()), word & self.used != 0)
     }
 }
 
-/// The owner of a number, in its word.
-const OWNER: u64 = 0x7fff;
+/// Where the owner of an environment or pool number stands in its word.
+const OWNER_SHIFT: u32 = 48;
 
 /// A number of a kind.
 pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Result<Name<'_>, Refusal> {
     let (tables, index) = (m.tables(), number as usize);
-    let (word, owner_shift, used) = match kind {
-        name_kind::ENVIRONMENTS => (tables.environments.get(index), 48, FRAME_MASK),
-        name_kind::POOLS => (tables.pools.get(index).map(|pool| &pool.identity), 48, pool::Identity::STATE),
-        name_kind::CELLS => (tables.cells.get(index), 0, binding::OBJECT),
-        _ => (None, 0, 0),
+    let (word, used, owner) = match kind {
+        name_kind::ENVIRONMENTS => (tables.environments.get(index), FRAME_MASK, None),
+        name_kind::POOLS => (tables.pools.get(index).map(|pool| &pool.identity), pool::Identity::STATE, None),
+        name_kind::CELLS => (tables.cells.get(index), binding::OBJECT, tables.cell_owners.get(index)),
+        _ => (None, 0, None),
     };
-    word.map(|word| Name { word, owner_shift, used }).ok_or(Refusal::BadArgument)
+    word.map(|word| Name { word, used, owner }).ok_or(Refusal::BadArgument)
 }
 
 /// Hands unused numbers over: all are checked first.
@@ -242,9 +248,11 @@ pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to:
         let (old, (owner, used)) = (name.word.load(Relaxed), name.owner());
         if owner == from && kind == name_kind::CELLS && !used {
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
-            binding::bump(m, number, to);
+            binding::bump(m, number, to, 0);
+        } else if owner == from && let Some(owner) = name.owner {
+            owner.store(to as u8, Relaxed);
         } else if owner == from {
-            let new = old & !(OWNER << name.owner_shift) | to << name.owner_shift;
+            let new = old & !(!0 << OWNER_SHIFT) | to << OWNER_SHIFT;
             let _ = name.word.compare_exchange(old, new, AcqRel, Relaxed);
         }
     }

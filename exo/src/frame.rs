@@ -7,10 +7,10 @@
 //! One compare-and-swap checks and changes pool, kind and count together. A change that takes longer goes through
 //! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
 
-use crate::machine::Machine;
+use crate::machine::{MAX_SPAN, Machine};
 use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo_abi::{Pfn, Refusal};
+use exo_abi::{PAGE_BYTES, Pfn, Refusal};
 
 /// What a frame is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +112,11 @@ impl Frames<'_> {
     #[inline(always)]
     pub fn word(&self, pfn: Pfn) -> Option<&AtomicU64> {
         self.words.get(pfn.0.wrapping_sub(self.first) as usize)
+    }
+
+    /// The frame of RAM that has this number modulo the span of the linear map.
+    pub fn near(&self, pfn: Pfn) -> Pfn {
+        Pfn(self.first + (pfn.0.wrapping_sub(self.first) & (MAX_SPAN / PAGE_BYTES - 1)))
     }
 
     /// The current value of a frame's word.

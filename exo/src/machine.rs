@@ -7,16 +7,28 @@ use crate::frame::Frames;
 use crate::pool::Pool;
 use crate::slice::Core;
 use crate::vcore::{Vcore, VcoreRef};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU8, AtomicU64};
 use exo_abi::{MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn};
+
+/// Where the kernel sees RAM: at its physical address modulo [`MAX_SPAN`], so that going from one to the other needs no variable.
+pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
+/// Most RAM span that the linear map takes: 256 GiB.
+pub const MAX_SPAN: u64 = 256 << 30;
+
+/// The kernel's address of a frame of RAM.
+pub const fn linear(pfn: Pfn) -> u64 {
+    LINEAR | pfn.address() & (MAX_SPAN - 1)
+}
 
 /// A frame seen as words.
 pub type Words = [AtomicU64; 512];
 
 /// The fixed tables of the kernel: their sizes do not grow with anything.
 pub struct Tables {
-    /// Revocation cells: value in bits 63:16, owner in 15:0.
+    /// Revocation cells: value in bits 63:16, [`crate::binding::OBJECT`].
     pub cells: [AtomicU64; MAX_CELLS as usize],
+    /// The environment that may use each cell.
+    pub cell_owners: [AtomicU8; MAX_CELLS as usize],
     /// Pools.
     pub pools: [Pool; MAX_POOLS as usize],
     /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
@@ -31,7 +43,8 @@ impl Tables {
     /// All numbers belong to the first environment; a cell's first value is 1, which nothing empty carries.
     pub const fn at_boot() -> Tables {
         Tables {
-            cells: [const { AtomicU64::new(1 << 16 | NUMBER) }; MAX_CELLS as usize],
+            cells: [const { AtomicU64::new(1 << 16) }; MAX_CELLS as usize],
+            cell_owners: [const { AtomicU8::new(NUMBER as u8) }; MAX_CELLS as usize],
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
             environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
