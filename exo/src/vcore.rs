@@ -70,7 +70,7 @@ impl Link {
     /// The bit of: there are as many calls above as a chain can have.
     pub const DEEP: u32 = LINK_SHIFT + 3;
     /// The bit of: it runs by its own claim, and who calls it waits.
-    pub const OWN: u32 = LINK_SHIFT + 4;
+    pub const OWN: u32 = LINK_SHIFT + 6;
     /// The bit of: no deadline must be forgotten, and no slot for a binding, when its call ends.
     pub const PLAIN: u32 = LINK_SHIFT + 7;
 

@@ -34,8 +34,9 @@ impl<T> Once<T> {
 
 /// What was found out.
 pub static FOUND: Once<Found<'static>> = Once::zeroed();
-/// The first core's structure.
+/// The first core's structure. On entry from EL0 the stack pointer is its address: the stack lies below it.
 #[unsafe(link_section = ".percore")]
+#[unsafe(export_name = "first_core")]
 static FIRST_CORE: Once<Core> = Once::zeroed();
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
@@ -112,8 +113,8 @@ impl Machine for Arm {
     }
     #[inline(always)]
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
-        // SAFETY: as for `environment`: the reference is the physical address / 64 of a vcore in one.
-        unsafe { &*(shifted::<6>(vcore.0) as *const Vcore) }
+        // SAFETY: as for `environment`: the reference is the address of a vcore in one.
+        unsafe { &*(vcore.0 as *const Vcore) }
     }
     #[inline(always)]
     fn core(&self) -> &Core {
