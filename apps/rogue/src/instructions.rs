@@ -16,7 +16,7 @@ macro_rules! sins {
             enum $name in $symbol {
                 $(
                     /// The instruction.
-                    $variant: [".arch armv8-a", $text, "mov x0, #81", "svc #22"],
+                    $variant: [".arch armv8-a", $text, "mov x0, #81", "svc #(65535 - 22)"],
                 )*
             }
         }
@@ -153,9 +153,9 @@ workshop::snippets! {
     /// Waiting instructions: they may trap, or last until the next interrupt; the core is not theirs to stop.
     enum Wait in "velvet_wait" {
         /// For an interrupt.
-        Interrupt: ["wfi", "mov x0, #81", "svc #22"],
+        Interrupt: ["wfi", "mov x0, #81", "svc #(65535 - 22)"],
         /// For an event.
-        Event: ["sevl", "wfe", "wfe", "mov x0, #81", "svc #22"],
+        Event: ["sevl", "wfe", "wfe", "mov x0, #81", "svc #(65535 - 22)"],
         /// Over and over.
         Forever: ["1:", "wfi", "b 1b"],
     }

@@ -32,9 +32,7 @@ core::arch::global_asm!(include_str!("memory.s"));
 core::arch::global_asm!(
     include_str!("vectors.s"),
     SVC64 = const 0x15u64 << 26 | 1 << 25,
-    CALL = const CALL,
     REPLY_WAIT = const REPLY_WAIT,
-    MAP = const Call::Map as u64,
     KIND_POOL = const BindingKind::Pool as u64,
     KIND_ENV = const BindingKind::Env as u64,
     MAY_CALL = const BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
@@ -126,9 +124,7 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, mask) == offset_of!(Vcore, callee) + 8 && State::Gate as u64 == 0);
     assert!(State::Running as u64 & 4 == 0 && State::Waiting as u64 & 4 == 0 && State::Stopped as u64 == 4);
-    assert!(
-        Call::Null as u64 == 1 && Call::Call as u64 == 2 && Call::ReplyWait as u64 == 3 && Call::Resume as u64 == 4
-    );
+    assert!(CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4);
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);

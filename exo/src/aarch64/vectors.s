@@ -166,25 +166,25 @@ vectors:
     .balign 128                         // synchronous, from EL0
     stp     x16, x17, [sp, #-16]
     mrs     x16, esr_el1
-    mov     w17, #{SVC64}
-    sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
-    cmp     w16, #{CALL}
+    mov     w17, #({SVC64} | 0xffff)
+    subs    w16, w17, w16               // the number, if this is `svc` from AArch64
     b.eq    gate_call
     cmp     w16, #{REPLY_WAIT}
     b.eq    gate_reply
+    tbnz    w16, #31, no_call           // another exception, most of them
     cmp     w16, #8
     b.hs    1f
     adr     x17, hot_calls
     bfi     x17, x16, #2, #3            // no further, also for who speculates past the branch
     br      x17
 1:  lsr     w17, w16, #16
-    cbnz    w17, no_call                // another exception
-    cmp     w16, #{MAP}
-    b.eq    map
+    cbnz    w17, no_call
+    mov     w17, #0xffff                // `svc #0` is no call
+    cmp     w16, w17
+    b.eq    no_call
     b       other_call
 null:
-    mov     x0, xzr
-    ldp     x16, x17, [sp, #-16]
+    clear   x0, x17
     eret
 
     vector  interrupt
@@ -230,14 +230,13 @@ gate_reply:
     str     x0, [x10, #{VCORE_MASK}]
 1:  ldxr    x12, [x10]
     and     x13, x12, #0xffffffffffff   // open: the events that are pending, nothing else
-    stlxr   w9, x13, [x10]
-    cbnz    w9, 1b
+    stlxr   w8, x13, [x10]
+    cbnz    w8, 1b
     and     x9, x12, x0
     switch
     cbnz    x9, late_event
-    clear   x0, x8
-    clear   x10, x11
-    mov     x15, xzr
+    clear   x0, x10
+    clear   x11, x15
     eret
 late_event:
     sub     sp, sp, #{FRAME}
@@ -398,10 +397,10 @@ yield_to:
 other_yield:
     rust    {YIELD_TO}
 
-// By number. (`svc #0` is no call.)
+// By number.
     .balign 32
 hot_calls:
-    .irp    target, no_call, null, gate_call, gate_reply, resume, wait, notify, yield_to
+    .irp    target, gate_call, gate_reply, null, map, resume, wait, notify, yield_to
     b       \target
     .endr
 
@@ -410,6 +409,7 @@ slow_handle:
     ubfx    x0, x8, #5, #7
 slow:
     mrs     x16, esr_el1
+    mvn     w16, w16
     and     x16, x16, #0xffff
 other_call:
     sub     sp, sp, #{FRAME}

@@ -106,7 +106,7 @@ impl Player<'_> {
             let number = match self.dice.below(8) {
                 0..=3 => self.dice.of(OFTEN) as u64,
                 4..=5 => self.dice.of(LESS) as u64,
-                _ => 1 + self.dice.below(Call::END - 1),
+                _ => self.dice.below(Call::END),
             };
             (number, self.sensible(Call::from_number(number).expect("it is below the end")))
         };
