@@ -233,7 +233,9 @@ pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) -> b
         m.save_fp(from);
         core.fp.store(0, Relaxed);
     }
-    if callee.caller.compare_exchange(link, 0, AcqRel, Relaxed).is_err() {
+    // Once again if it has just begun to run by its own claim: that changes the link once.
+    let take = |link| callee.caller.compare_exchange(link, 0, AcqRel, Relaxed);
+    if take(link).is_err() && take(Link(link).plain(false).0).is_err() {
         return false;
     }
     vcore.callee.store(0, Relaxed);

@@ -101,7 +101,10 @@ impl Core {
     }
     /// A vcore runs by its own claim: a slice's owner or the end of its chain, a borrower, or who was yielded to.
     fn begin_run(&self, m: &impl Machine, vcore: VcoreRef) {
-        self.set_link(Link::own(vcore, m.vcore(vcore).caller.load(Relaxed)));
+        let caller = &m.vcore(vcore).caller;
+        // Nothing plain about the reply to who called it before: the caller does not run on here.
+        let link = if caller.load(Relaxed) == 0 { 0 } else { caller.fetch_and(!(1 << Link::PLAIN), AcqRel) };
+        self.set_link(Link::own(vcore, link));
     }
     fn position(&self) -> u64 {
         self.position.load(Relaxed)

@@ -71,7 +71,7 @@ impl Link {
     pub const DEEP: u32 = LINK_SHIFT + 3;
     /// The bit of: it runs by its own claim, and who calls it waits.
     pub const OWN: u32 = LINK_SHIFT + 6;
-    /// The bit of: no deadline must be forgotten, and no slot for a binding, when its call ends.
+    /// The bit of: when its call ends it runs on there, and nothing else is to be done (a deadline to be forgotten, a binding to be taken).
     pub const PLAIN: u32 = LINK_SHIFT + 7;
 
     /// A vcore whose caller has this link (0: none) runs by its own claim.

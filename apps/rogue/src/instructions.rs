@@ -143,7 +143,7 @@ pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
 /// `svc #0` is an upcall, and fatal to who takes none; so is no other number.
 fn foreign_system_call(child: &Child, book: &mut Book) -> Result<(), Refusal> {
     use workshop::{Order, Script};
-    let progress = Script::run(child, &[Order::new(0, &[])])?;
+    let progress = Script::run(child, &[Order::new(0xffff, &[])])?;
     let end = if progress.finished { End::Harm } else { End::Fatal };
     book.attack(format_args!("`svc #0` without an upcall entry"), end);
     Ok(())

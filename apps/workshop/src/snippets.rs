@@ -109,6 +109,8 @@ snippets! {
             "b 3f",
             "svc #(65535 - 0xfffe)",
             "b 3f",
+            "svc #0",
+            "b 3f",
             "3:",
             "ldr x11, [sp]",
             "sub x11, x11, #1",

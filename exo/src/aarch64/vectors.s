@@ -64,21 +64,6 @@
     stp     x0, x1, [x16, #{SP}]
     .endm
 
-// x0 = ESR, x1 = FAR, which means something for instruction and data aborts from EL0 only (0x20, 0x24); else it is somebody else's address.
-    .macro  cause
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
-    address_of_cause
-    .endm
-
-// The same, with the class in x1.
-    .macro  address_of_cause
-    and     x1, x1, #~4
-    cmp     x1, #0x20
-    mrs     x1, far_el1
-    csel    x1, x1, xzr, eq
-    .endm
-
 // Rust, with nothing on the stack that it needs.
     .macro  rust function
     sub     sp, sp, #{FRAME}
@@ -171,21 +156,24 @@ vectors:
     b.eq    gate_call
     cmp     w16, #{REPLY_WAIT}
     b.eq    gate_reply
-    tbnz    w16, #31, no_call           // another exception, most of them
-    cmp     w16, #8
-    b.hs    1f
-    adr     x17, hot_calls
-    bfi     x17, x16, #2, #3            // no further, also for who speculates past the branch
-    br      x17
-1:  lsr     w17, w16, #16
-    cbnz    w17, no_call
-    mov     w17, #0xffff                // `svc #0` is no call
-    cmp     w16, w17
-    b.eq    no_call
-    b       other_call
-null:
+    tbnz    w16, #31, fault             // another exception, most of them
+    cmp     w16, #{NUMBER_RESUME}
+    b.eq    resume
+    b.hi    1f
+    tbnz    w16, #0, map                // 3; 2 is `null`
     clear   x0, x17
     eret
+1:  cmp     w16, #{NUMBER_NOTIFY}
+    b.eq    notify
+    b.lo    wait
+    cmp     w16, #{NUMBER_YIELD_TO}
+    b.eq    yield_to
+    lsr     w17, w16, #16
+    cbnz    w17, fault
+    mov     w17, #0xffff                // `svc #0` is no call
+    cmp     w16, w17
+    b.eq    fault
+    b       other_call
 
     vector  interrupt
     vector  interrupt                   // FIQ: the kernel routes nothing there; the controller says spurious
@@ -219,10 +207,9 @@ gate_reply:
     lsr     x17, x0, #48
     cbnz    x17, slow                   // flags
     ldp     x10, x11, [sp]
-    tbnz    x10, #{LINK_OWN}, slow      // it runs by a slice of its own
     add     x13, x10, #{VCORE_CALLER}
     ldaxr   x15, [x13]
-    tbz     x15, #{LINK_PLAIN}, slow    // nobody, too
+    tbz     x15, #{LINK_PLAIN}, slow    // nobody, too, or it runs by a slice of its own
     stlxr   w9, xzr, [x13]
     cbnz    w9, slow
     stp     xzr, xzr, [x15, #{VCORE_CALLEE}]
@@ -397,13 +384,6 @@ yield_to:
 other_yield:
     rust    {YIELD_TO}
 
-// By number.
-    .balign 32
-hot_calls:
-    .irp    target, gate_call, gate_reply, null, map, resume, wait, notify, yield_to
-    b       \target
-    .endr
-
 // A call that was not plain: its handle (x8 is that binding's address), then its number again.
 slow_handle:
     ubfx    x0, x8, #5, #7
@@ -466,39 +446,49 @@ interrupt:
     rust    {INTERRUPT}
 
 // An exception that is no call: an upcall, unless it is the first use of FP/SIMD, or the library cannot take it.
-no_call:
+// FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
+fault:
     stp     x0, x1, [sp, #-32]
     ldr     x17, [sp, #{CORE_CONTROL}]
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
     ldr     x16, [x17, #{MASKED}]
-    cmp     x1, #0x07                   // FP/SIMD trapped
-    ccmp    x16, #0, #0, ne
-    b.ne    no_upcall
+    cbnz    x16, no_upcall
     ldr     x16, [x17, #{ENTRY}]
     cbz     x16, no_upcall
-    address_of_cause
+    mrs     x0, esr_el1
+    lsr     x1, x0, #26
+    cmp     x1, #0x24
+    b.ne    2f
+1:  mrs     x1, far_el1
+upcall:
     stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
     stp     x0, x1, [x17, #({UPCALL} + {PC})]
     msr     elr_el1, x16
+    msr     spsr_el1, xzr
+    str     x16, [x17, #{MASKED}]
     ldp     x0, x1, [sp, #-16]
     stp     x0, x1, [x17, #({UPCALL} + {X} + 128)]
-    str     xzr, [x17, #({UPCALL} + {EVENTS})]
-    mov     x0, #1
-    str     x0, [x17, #{MASKED}]
-    msr     spsr_el1, xzr
     ldp     x0, x1, [sp, #-32]
-    zero    16, 17
+    mov     x17, xzr                    // x16 is the library's own address
     eret
+2:  cmp     x1, #0x20
+    b.eq    1b
+    cmp     x1, #0x07                   // FP/SIMD trapped
+    mov     x1, xzr
+    b.ne    upcall
 no_upcall:
     ldp     x0, x1, [sp, #-32]
 
 // The rest of the exceptions.
 stop:
     save
-    cause
+    mrs     x0, esr_el1
+    mrs     x1, far_el1
+    lsr     x2, x0, #26
+    bic     x2, x2, #4
+    cmp     x2, #0x20
+    csel    x1, x1, xzr, eq
     stp     x0, x1, [x16]
     rust    {FAULT}
 
@@ -653,8 +643,7 @@ resume_now:
     lsl     x0, x0, #16                 // 48 events
     cbnz    x0, resume_events
     ldp     x0, x1, [x17, #({UPCALL} + {PC})]
-    mov     w16, #{FLAGS_LOW}
-    movk    w16, #{FLAGS_HIGH}, lsl #16
+    ldr     x16, ={FLAGS}
     and     x1, x1, x16
     msr     elr_el1, x0
     msr     spsr_el1, x1

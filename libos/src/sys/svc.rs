@@ -145,6 +145,23 @@ pub unsafe fn switching_2<const NUMBER: u64>(x0: u64, x1: u64) -> [u64; 2] {
     [r0, r1]
 }
 
+/// A switching call whose words nobody looks at: x0 in and out.
+///
+/// # Safety
+/// As the call demands.
+#[inline(always)]
+pub unsafe fn switching_0<const NUMBER: u64>(x0: u64) -> u64 {
+    let r0;
+    // SAFETY: every register but sp is named or pushed. The rest is the caller's promise.
+    unsafe {
+        switching_svc!(
+            inlateout("x0") x0 => r0, lateout("x1") _, lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _,
+            lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _,
+        );
+    }
+    r0
+}
+
 /// A switching call that carries seven words: x0 to x7 in, x0 to x8 out.
 ///
 /// # Safety
