@@ -107,7 +107,7 @@ fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusa
 
 /// The environment of the running vcore.
 fn own_environment<M: Machine>(m: &M) -> &Environment {
-    m.environment(m.core().running().environment())
+    m.environment_of(m.core().running())
 }
 
 /// Stops the running vcore and tells the supervisor.
@@ -117,7 +117,7 @@ pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
         gate::suspend(m, me);
     }
     let _ = vcore::stop(m, me, m.vcore(me), reason, code);
-    tell_supervisor(m, m.environment(me.environment()));
+    tell_supervisor(m, m.environment_of(me));
     slice::schedule(m)
 }
 
@@ -460,7 +460,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         let (reference, vcore) = self.vcore(Rights::ENV_DESTROY)?;
         Refusal::WrongState.when(reference == self.m.core().running())?;
         vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)?;
-        tell_supervisor(self.m, self.m.environment(reference.environment()));
+        tell_supervisor(self.m, self.m.environment_of(reference));
         Ok(())
     }
 

@@ -93,7 +93,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
 fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64) -> Result<(), Refusal> {
     let number = dying.number();
     let supervisor = VcoreRef(dying.supervisor.load(Relaxed));
-    let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
+    let heir = if supervisor.exists() { m.environment_of(supervisor) } else { caller };
     heir.has_names.store(1, Relaxed);
     if kind == name_kind::ENVIRONMENTS {
         shared_pools(m, number)?;

@@ -64,7 +64,7 @@ fn sent(
     let copy = binding::derive(m, environment.number(), &source, &Copy { rights: word >> 16, ..Copy::default() })?;
     if to.exists() {
         let slot = m.vcore(to).accepts().ok_or(Refusal::SlotTaken)?;
-        binding::check_empty(m, m.environment(to.environment()), slot)?;
+        binding::check_empty(m, m.environment_of(to), slot)?;
     }
     Ok(Some(copy))
 }
@@ -77,7 +77,7 @@ fn accept(m: &impl Machine, environment: &Environment, flag: u64, slot: u64) -> 
 /// Puts a binding into the slot that `to` accepts it in. Answers x8. Somebody of the receiver's own environment may have filled the slot: then nothing arrives.
 fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
     let Some(binding) = sent else { return 0 };
-    let environment = m.environment(to.environment());
+    let environment = m.environment_of(to);
     m.vcore(to).accepts().is_some_and(|slot| binding::write(m, environment, slot, binding).is_ok()) as u64
 }
 

@@ -101,6 +101,10 @@ pub trait Machine {
     fn words(&self, pfn: Pfn) -> &Words;
     /// A frame of kind environment. The caller has seen that it is one.
     fn environment(&self, pfn: Pfn) -> &Environment;
+    /// The environment of a vcore.
+    fn environment_of(&self, vcore: VcoreRef) -> &Environment {
+        self.environment(vcore.environment())
+    }
     /// A vcore in a frame of kind environment.
     fn vcore(&self, vcore: VcoreRef) -> &Vcore;
     /// The core this runs on.

@@ -290,7 +290,7 @@ impl<'a> Control<'a> {
 
 /// The core whose slices a vcore may own.
 pub fn home(m: &impl Machine, vcore: VcoreRef) -> u64 {
-    m.environment(vcore.environment()).homes[vcore.index() as usize % MAX_VCORES as usize].load(Relaxed).into()
+    m.environment_of(vcore).homes[vcore.index() as usize % MAX_VCORES as usize].load(Relaxed).into()
 }
 
 /// Words of a [`Frame`].

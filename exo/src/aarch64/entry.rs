@@ -357,7 +357,7 @@ fn running_control() -> Control<'static> {
 #[inline(always)]
 fn switch(next: VcoreRef) -> Control<'static> {
     let (core, vcore) = (Arm.core(), Arm.vcore(next));
-    execute!("msr ttbr0_el1, {}", Arm.environment(next.environment()).space.load(Relaxed));
+    execute!("msr ttbr0_el1, {}", Arm.environment_of(next).space.load(Relaxed));
     execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed));
     let control = Arm.words(vcore.control_frame());
     core.control.store(&raw const *control as u64, Relaxed);

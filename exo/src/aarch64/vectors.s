@@ -71,15 +71,14 @@
     b       leave
     .endm
 
-    .macro  zero registers:vararg
-    .irp    n, \registers
-    mov     x\n, xzr
+// Pairs of registers become 0, if nothing is on the stack.
+    .macro  clear pairs:vararg
+    .irp    pair, \pairs
+    clear_pair \pair
     .endr
     .endm
-
-// Two registers become 0, if nothing is on the stack.
-    .macro  clear first, second
-    ldp     \first, \second, [sp, #{CORE_ZEROS}]
+    .macro  clear_pair first, second
+    ldp     x\first, x\second, [sp, #{CORE_ZEROS}]
     .endm
 
 // The kernel's address of a frame in `register`.
@@ -161,7 +160,7 @@ vectors:
     b.eq    resume
     b.hi    1f
     tbnz    w16, #0, map                // 3; 2 is `null`
-    clear   x0, x17
+    clear   "0, 17"
     eret
 1:  cmp     w16, #{NUMBER_NOTIFY}
     b.eq    notify
@@ -198,8 +197,8 @@ gate_call:
     stp     x15, xzr, [x10, #{VCORE_CALLEE}] // and nothing special about this call
     suspend
     switch
-    clear   x8, x10
-    clear   x11, x15
+    clear   "8, 10"
+    clear   "11, 15"
     eret
 
 // `gate::reply_wait`, plain: somebody in a plain call waits for the reply and runs on at once.
@@ -222,8 +221,8 @@ gate_reply:
     and     x9, x12, x0
     switch
     cbnz    x9, late_event
-    clear   x0, x10
-    clear   x11, x15
+    clear   "0, 10"
+    clear   "11, 15"
     eret
 late_event:
     sub     sp, sp, #{FRAME}
@@ -259,10 +258,7 @@ notify_self:
     stlxr   w13, x12, [x10]
     cbnz    w13, 1b
 notified:
-    clear   x0, x8
-    clear   x9, x10
-    clear   x11, x12
-    clear   x14, x15
+    clear   "0, 8", "9, 10", "11, 12", "14, 15"
     eret
 other_notify:
     mov     x0, x15
@@ -288,9 +284,9 @@ wait:
     stlxr   w13, x9, [x10]
     cbnz    w13, 1b
     mov     x1, x12
-    clear   x0, x9
-    clear   x10, x11
-    clear   x12, x17
+    clear   "0, 9"
+    clear   "10, 11"
+    clear   "12, 17"
     eret
 other_wait:
     rust    {WAIT}
@@ -405,8 +401,8 @@ other_call:
     ldp     x0, x1, [sp]
     ldr     x2, [sp, #16]
     ldr     x30, [sp, #88]
-    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
     add     sp, sp, #{FRAME}
+    clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
     eret
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
@@ -415,7 +411,8 @@ leave:
     subs    x0, x0, #3
     b.ne    1f                          // else x0 = 0 already
 leave_events:
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    clear   "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15", "16, 17", "18, 19", "20, 21", "22, 23", "24, 25", "26, 27", "28, 29"
+    mov     x30, xzr
     eret
 1:  adds    x0, x0, #1
     b.eq    leave_full
@@ -430,7 +427,7 @@ leave_words:
     each    ldp, x1, 0, "2, 3", "4, 5", "6, 7"
     ldr     x8, [x1, #64]
     ldp     x0, x1, [x1]
-    zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    clear   "9, 10", "11, 12", "13, 14", "15, 16", "17, 18", "19, 20", "21, 22", "23, 24", "25, 26", "27, 28", "29, 30"
     eret
 
 leave_full:
@@ -515,7 +512,7 @@ other_map:
     ldr     x30, [sp], #16
     lsr     x2, x1, #32
     mov     w1, w1
-    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
     eret
 
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
@@ -630,7 +627,8 @@ map_page:
     dsb     ishst                       // `publish_descriptors`
     stlrb   wzr, [x4]
     cbnz    x17, mapped
-    zero    2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    clear   "2, 4", "5, 6", "7, 8", "9, 10", "11, 12"
+    mov     x13, xzr
     eret                                // x0 and x17 are 0, x1 the entries done, x16 the call, x3 of the entry; x14, x15, x18 are as they were
 mapped:
     below   ldp
