@@ -407,7 +407,7 @@ fn install_table(
     Refusal::NotYours.when(binding.object != target.pool())?;
     let slot = table_slot(m, target, va, level)?;
     Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
-    frame::become_object(m, binding.object, pfn, Word::table(binding.object, level, target.number()))?;
+    frame::turn_into(m, pfn, Word::table(binding.object, level, target.number()))?;
     // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
     m.publish_descriptors();
     slot.store(page_table::table(pfn).bits(), Relaxed);

@@ -2,14 +2,14 @@
 
 use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
-use crate::frame::{self, Kind, Zero};
+use crate::frame::{self, Kind, Word};
 use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
-use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
+use exo_abi::calls::{frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
 use exo_abi::exposed::SLICE_EXACT;
 use exo_abi::page::MAPPABLE_END;
@@ -245,9 +245,7 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     #[inline(always)]
     fn run(&mut self, call: Call) -> Result<(), Refusal> {
         match call {
-            Call::FrameAlloc => self.frame_alloc(),
-            Call::FrameFree => self.frame_free(),
-            Call::FrameKind => self.frame_kind(),
+            Call::FrameAlloc | Call::FrameFree | Call::FrameKind => self.frames(call),
             Call::PoolCreate => self.pool_create(),
             Call::PoolDestroy => self.pool_destroy(),
             Call::EnvCreate => self.env_create(),
@@ -307,68 +305,36 @@ impl<'m, M: Machine> Request<'m, '_, M> {
         below(self.x[index], end)
     }
 
-    /// x1 entries of the batch buffer: 1 to 64.
-    fn batch(&self) -> Result<u64, Refusal> {
-        if self.x[1] == 0 { Err(Refusal::BadArgument) } else { self.below(1, BATCH_ENTRIES + 1) }
-    }
-
-    /// The frame that entry `index` of the batch buffer names.
-    fn batch_frame(&self, index: u64) -> Pfn {
-        Pfn(own_control(self.m).batch(index)[0].load(Relaxed))
-    }
-
-    fn frame_alloc(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
-        let (count, always) = (self.batch()?, self.below(2, alloc_flag::ZERO + 1)? != 0);
-        let pool = pool::pool(self.m, number);
-        let (mut zeroed, mut result) = (0, Ok(()));
+    /// `frame_alloc`, `frame_free` and `frame_kind`: the frames of the batch buffer, until one is refused.
+    fn frames(&mut self, call: Call) -> Result<(), Refusal> {
+        let right = if call == Call::FrameKind { Rights::POOL_EXECUTE } else { Rights::POOL_ALLOC };
+        let number = self.object(BindingKind::Pool, right)?;
+        let (m, pool) = (self.m, pool::pool(self.m, number));
+        let count = if self.x[1] == 0 { Err(Refusal::BadArgument) } else { self.below(1, BATCH_ENTRIES + 1) }?;
+        let flag = if call == Call::FrameFree { 0 } else { self.below(2, 2)? };
+        let kind = if flag == frame_kind::CODE { Kind::Code } else { Kind::Data };
         // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
-        pool.charge(count)?;
-        while result.is_ok() && self.results[0] < count {
-            let zero = match zeroed == ZEROED_PER_CALL {
-                true if always => {
-                    result = Err(Refusal::Again);
-                    break;
-                }
-                true => Zero::Never,
-                false if always => Zero::Always,
-                false => Zero::WhenNew,
+        if call == Call::FrameAlloc {
+            pool.charge(count)?;
+        }
+        let (mut left, mut done, mut result) = (ZEROED_PER_CALL, 0, Ok(()));
+        while result.is_ok() && done < count {
+            let pfn = Pfn(own_control(m).batch(done)[0].load(Relaxed));
+            result = match call {
+                Call::FrameAlloc => frame::allocate(m, number, pfn, flag, &mut left),
+                Call::FrameFree => frame::free(m, number, pfn),
+                _ => frame::turn_into(m, pfn, Word::new(number, kind, 0)),
             };
-            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|frames| {
-                zeroed += frames;
-                self.results[0] += 1;
-            });
+            done += u64::from(result.is_ok());
         }
-        pool.uncharge(count - self.results[0]);
-        result
-    }
-
-    /// Does something to the frames of the batch buffer, until one is refused.
-    fn each_frame(&mut self, count: u64, one: impl Fn(&Self, Pfn) -> Result<(), Refusal>) -> Result<(), Refusal> {
-        while self.results[0] < count {
-            one(self, self.batch_frame(self.results[0]))?;
-            self.results[0] += 1;
-        }
-        Ok(())
-    }
-
-    fn frame_free(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
-        let count = self.batch()?;
-        let result = self.each_frame(count, |request, pfn| frame::free(request.m, number, pfn));
-        pool::pool(self.m, number).uncharge(self.results[0]);
-        result
-    }
-
-    fn frame_kind(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_EXECUTE)?;
-        let count = self.batch()?;
-        let kind = if self.below(2, frame_kind::CODE + 1)? == frame_kind::CODE { Kind::Code } else { Kind::Data };
-        let result = self.each_frame(count, |request, pfn| frame::set_kind(request.m, number, pfn, kind));
-        if kind == Kind::Code {
+        match call {
+            Call::FrameAlloc => pool.uncharge(count - done),
+            Call::FrameFree => pool.uncharge(done),
             // Before any of them can be executed: mapping comes later than this call.
-            self.m.invalidate_instructions();
+            _ if kind == Kind::Code => m.invalidate_instructions(),
+            _ => {}
         }
+        self.results[0] = done;
         result
     }
 

@@ -139,7 +139,7 @@ fn take_apart(m: &impl Machine, dying: &Environment) {
         vcore.state.store(0, Release);
     }
     let root = dying.root();
-    dying.space.store(0, Release);
+    dying.space.fetch_and(!0 << 48, Release);
     let bindings = dying.binding_frames.iter().map(|frame| Pfn(frame.swap(0, AcqRel))).filter(|frame| frame.0 != 0);
     let tables = m.words(root)[..511].iter().filter_map(page_table::next_table);
     bindings.chain(tables).for_each(|frame| free(m, frame, number));
@@ -159,7 +159,7 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
     binding::bump(m, cell, heir);
     binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
-    environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
+    environment::entry(m, dying.number()).fetch_and(environment::OWNER_FIELD, AcqRel);
     free(m, dying.frame(), pool);
     pool::end(m, pool);
 }

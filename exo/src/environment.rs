@@ -17,9 +17,7 @@ use spin::mutex::SpinMutex;
 pub struct Environment {
     /// Guards its page tables, and its destruction. Held for one batch. First, where the vectors look for it.
     pub lock: SpinMutex<()>,
-    /// Its number, which is its ASID.
-    pub number: AtomicU64,
-    /// What TTBR0 holds while it runs: its number in 63:48, the address of its root table in 47:0.
+    /// What TTBR0 holds while it runs: its number, which is its ASID, in 63:48, the address of its root table in 47:0.
     pub space: AtomicU64,
     /// Frames of the binding table; 0: none there.
     pub binding_frames: [AtomicU64; MAX_BINDING_FRAMES as usize],
@@ -38,7 +36,7 @@ pub struct Environment {
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 46],
+    reserved: [AtomicU64; 47],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -50,7 +48,7 @@ const _: () = assert!(core::mem::offset_of!(Environment, lock) == 0);
 impl Environment {
     /// Its number.
     pub fn number(&self) -> u64 {
-        self.number.load(Relaxed)
+        self.space.load(Relaxed) >> 48
     }
     /// Its own frame.
     pub fn frame(&self) -> Pfn {
@@ -91,7 +89,6 @@ pub struct Parts {
 /// Makes the kernel objects of an environment of frames that are [`Kind::Busy`] or the kernel's, zeroed and the caller's alone.
 pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     let environment = m.environment(parts.frame);
-    environment.number.store(parts.number, Relaxed);
     environment.space.store(parts.number << 48 | parts.root.address(), Relaxed);
     environment.binding_frames[0].store(parts.bindings.0, Relaxed);
     environment.own_pool.store(parts.pool, Relaxed);
@@ -104,12 +101,15 @@ pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     m.frames().set(parts.frame, Word::new(parts.pool, Kind::Environment, 0));
     m.publish_descriptors();
     let entry = entry(m, parts.number);
-    entry.store(entry.load(Relaxed) & !FRAME_MASK | parts.frame.0, Release);
+    entry.store(entry.load(Relaxed) & OWNER_FIELD | parts.frame.0 << FRAME_SHIFT, Release);
     environment
 }
 
-/// The frame in an entry of the table of environments.
-pub const FRAME_MASK: u64 = (1 << 40) - 1;
+/// The low bits of a number's word in the kernel's tables: its owner, and [`binding::OBJECT`].
+pub const OWNER_FIELD: u64 = 0xffff;
+const OWNER: u64 = 0x7fff;
+/// Where the frame stands in an entry of the table of environments; all ones: one that is being made.
+const FRAME_SHIFT: u32 = 16;
 
 /// The entry of a number in the table of environments.
 pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
@@ -118,8 +118,8 @@ pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
 
 /// The living environment of a number.
 pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
-    let frame = entry(m, number).load(Acquire) & FRAME_MASK;
-    (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
+    let entry = entry(m, number).load(Acquire) | OWNER_FIELD;
+    (entry != OWNER_FIELD && entry != u64::MAX).then(|| m.environment(Pfn(entry >> FRAME_SHIFT)))
 }
 
 /// All living environments.
@@ -131,8 +131,8 @@ pub fn all(m: &impl Machine) -> impl Iterator<Item = &Environment> {
 pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
     let entry = entry(m, parts.number);
     let old = entry.load(Acquire);
-    Refusal::NotYours.when(old >> 48 != caller.number() || parts.number == 0)?;
-    Refusal::InUse.when(old & FRAME_MASK != 0)?;
+    Refusal::NotYours.when(old & OWNER_FIELD != caller.number() || parts.number == 0)?;
+    Refusal::InUse.when(old > OWNER_FIELD)?;
     binding::check_cell(m, parts.cell, caller.number())?;
     binding::check_empty(m, caller, slot)?;
     let frames = [parts.frame, parts.root, parts.bindings];
@@ -145,10 +145,10 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
     let identity = pool.identity();
     Refusal::InUse.when(identity.state() != pool::State::Shared)?;
     // From here each step claims one thing by an atomic; a lost race undoes the ones before.
-    entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    entry.compare_exchange(old, old | !OWNER_FIELD, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
-        frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
+        frame::turn_into(m, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
             frames.iter().take(done).for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
             let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
@@ -176,44 +176,30 @@ pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Re
     let place =
         environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
     let pool = environment.pool();
-    frame::become_object(m, pool, pfn, Word::new(pool, Kind::Bindings, 0))?;
+    frame::turn_into(m, pfn, Word::new(pool, Kind::Bindings, 0))?;
     environment.binding_frames[place].store(pfn.0, Release);
     Ok(place as u64 + 1)
 }
 
-/// Whom a number belongs to, and what it stands for.
-pub struct Name<'m> {
-    word: &'m AtomicU64,
-    /// Where its owner stands in the word.
-    owner_shift: u32,
-    /// The bits that are set while it is used.
-    used: u64,
-}
-
-impl Name<'_> {
-    /// Who owns it, and whether it is used.
-    pub fn owner(&self) -> (u64, bool) {
-        let word = self.word.load(Relaxed);
-        (word >> self.owner_shift & OWNER, word & self.used != 0)
+/// The word of a number of a kind, and the bits of it that are set while the number is used. Its owner stands in the lowest ones.
+pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Option<(&AtomicU64, u64)> {
+    let (tables, index) = (m.tables(), number as usize);
+    match kind {
+        name_kind::ENVIRONMENTS => tables.environments.get(index).map(|word| (word, !OWNER_FIELD)),
+        name_kind::POOLS => tables.pools.get(index).map(|pool| (&pool.identity, !OWNER_FIELD)),
+        name_kind::CELLS => tables.cells.get(index).map(|word| (word, binding::OBJECT)),
+        _ => None,
     }
 }
 
-/// The owner of a number, in its word.
-const OWNER: u64 = 0x7fff;
-
-/// A number of a kind.
-pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Result<Name<'_>, Refusal> {
-    let (tables, index) = (m.tables(), number as usize);
-    let (word, owner_shift, used) = match kind {
-        name_kind::ENVIRONMENTS => (tables.environments.get(index), 48, FRAME_MASK),
-        name_kind::POOLS => (tables.pools.get(index).map(|pool| &pool.identity), 48, pool::Identity::STATE),
-        name_kind::CELLS => (tables.cells.get(index), 0, binding::OBJECT),
-        _ => (None, 0, 0),
-    };
-    word.map(|word| Name { word, owner_shift, used }).ok_or(Refusal::BadArgument)
+/// Whose a number is, and whether it is used.
+pub fn owner(m: &impl Machine, kind: u64, number: u64) -> Result<(u64, bool), Refusal> {
+    let (word, used) = name(m, kind, number).ok_or(Refusal::BadArgument)?;
+    let word = word.load(Relaxed);
+    Ok((word & OWNER, word & used != 0))
 }
 
-/// Hands unused numbers over: all are checked first.
+/// Hands `count` unused numbers of a kind over: all are checked first.
 pub fn give_names(
     m: &impl Machine,
     from: u64,
@@ -224,9 +210,9 @@ pub fn give_names(
 ) -> Result<(), Refusal> {
     Refusal::BadArgument.when(count == 0 || count > NAMES_PER_CALL || first == 0)?;
     let numbers = first..first.saturating_add(count);
-    name(m, kind, numbers.end - 1)?;
+    owner(m, kind, numbers.end - 1)?;
     for number in numbers.clone() {
-        let (owner, used) = name(m, kind, number)?.owner();
+        let (owner, used) = owner(m, kind, number)?;
         Refusal::NotYours.when(owner != from)?;
         Refusal::InUse.when(used)?;
     }
@@ -238,14 +224,13 @@ pub fn give_names(
 /// Gives those of these numbers that are `from`'s to `to`, whatever they stand for.
 pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to: u64) {
     for number in numbers {
-        let Ok(name) = name(m, kind, number) else { return };
-        let (old, (owner, used)) = (name.word.load(Relaxed), name.owner());
-        if owner == from && kind == name_kind::CELLS && !used {
+        let Some((word, used)) = name(m, kind, number) else { return };
+        let old = word.load(Relaxed);
+        if old & OWNER == from && kind == name_kind::CELLS && old & used == 0 {
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
             binding::bump(m, number, to);
-        } else if owner == from {
-            let new = old & !(OWNER << name.owner_shift) | to << name.owner_shift;
-            let _ = name.word.compare_exchange(old, new, AcqRel, Relaxed);
+        } else if old & OWNER == from {
+            let _ = word.compare_exchange(old, old & !OWNER | to, AcqRel, Relaxed);
         }
     }
 }

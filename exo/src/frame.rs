@@ -10,6 +10,7 @@
 use crate::machine::Machine;
 use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::calls::alloc_flag::ZERO;
 use exo_abi::{Pfn, Refusal};
 
 /// What a frame is used for.
@@ -143,27 +144,18 @@ impl Frames<'_> {
     }
 }
 
-/// When to zero a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Zero {
-    /// When it was in another pool last.
-    WhenNew,
-    /// In any case.
-    Always,
-    /// Refuse with `Again` where zeroing would be needed.
-    Never,
-}
-
-/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. Answers how many frames were zeroed for that.
-pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64, Refusal> {
+/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. With [`ZERO`], or if it was in another pool last, it is zeroed:
+/// `left` says how often that may still be done.
+pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u64) -> Result<(), Refusal> {
     let frames = m.frames();
     let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
     Refusal::NotFree.when(old.kind() != Kind::Free)?;
     let new = old.pool() != pool;
-    let zeroed = zero == Zero::Always || new;
-    Refusal::Again.when(zeroed && zero == Zero::Never)?;
+    let zeroed = new || flags & ZERO != 0;
+    Refusal::Again.when(zeroed && *left == 0)?;
     frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
     if zeroed {
+        *left -= 1;
         m.zero(pfn);
     }
     frames.hint(pfn, Kind::Data);
@@ -171,7 +163,7 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, zero: Zero) -> Result<u64
         pool::pool(m, pool).note(pfn.0 - frames.first);
     }
     frames.set(pfn, Word::new(pool, Kind::Data, 0));
-    Ok(zeroed.into())
+    Ok(())
 }
 
 /// Reads the word of a frame that must belong to `pool`, be data or code, and be mapped nowhere.
@@ -186,14 +178,18 @@ pub fn unmapped(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<Word, Refusal> 
     }
 }
 
-/// Turns an unmapped frame of `pool` into code, or data.
-pub fn set_kind(m: &impl Machine, pool: u64, pfn: Pfn, kind: Kind) -> Result<(), Refusal> {
-    let old = unmapped(m, pool, pfn)?;
-    m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
-    if kind == Kind::Code {
+/// Turns an unmapped frame of a pool into data, code or a kernel object of that pool. An object is made of data, and zeroed, since its owner may have written anything into it.
+pub fn turn_into(m: &impl Machine, pfn: Pfn, new: Word) -> Result<(), Refusal> {
+    let old = unmapped(m, new.pool(), pfn)?;
+    let object = !matches!(new.kind(), Kind::Data | Kind::Code);
+    Refusal::WrongFrame.when(object && old.kind() != Kind::Data)?;
+    m.frames().change(pfn, old, Word::new(new.pool(), Kind::Busy, 0))?;
+    if object {
+        m.zero(pfn);
+    } else if new.kind() == Kind::Code {
         m.clean_code(pfn);
     }
-    m.frames().set(pfn, Word::new(pool, kind, 0));
+    m.frames().set(pfn, new);
     Ok(())
 }
 
@@ -209,16 +205,6 @@ pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
 pub fn release(m: &impl Machine, pfn: Pfn) {
     m.frames().set(pfn, Word::new(0, Kind::Free, 0));
     m.frames().hint(pfn, Kind::Free);
-}
-
-/// Turns an unmapped data frame of `pool` into a kernel object: zeroed, since its owner may have written anything into it.
-pub fn become_object(m: &impl Machine, pool: u64, pfn: Pfn, new: Word) -> Result<(), Refusal> {
-    let old = unmapped(m, pool, pfn)?;
-    Refusal::WrongFrame.when(old.kind() != Kind::Data)?;
-    m.frames().change(pfn, old, Word::new(pool, Kind::Busy, 0))?;
-    m.zero(pfn);
-    m.frames().set(pfn, new);
-    Ok(())
 }
 
 /// Turns a table back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.

@@ -19,7 +19,7 @@ pub struct Tables {
     pub cells: [AtomicU64; MAX_CELLS as usize],
     /// Pools.
     pub pools: [Pool; MAX_POOLS as usize],
-    /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
+    /// Environment numbers: frame of the environment in bits 63:16 (0: unused), owner in 15:0.
     pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
@@ -33,7 +33,7 @@ impl Tables {
         Tables {
             cells: [const { AtomicU64::new(1 << 16 | NUMBER) }; MAX_CELLS as usize],
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
-            environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
+            environments: [const { AtomicU64::new(NUMBER) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
             uart_owner: AtomicU64::new(0),
         }

@@ -18,7 +18,7 @@ const PROGRESS: u64 = (1 << 26) - 1;
 pub struct Pool {
     /// Use in bits 63:32, quota in 31:0, in frames.
     account: AtomicU64,
-    /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
+    /// [`State`] in 63:48, parent in 47:32, revocation cell in 31:16, owner of the number in 15:0.
     pub identity: AtomicU64,
     /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is.
     extent: AtomicU64,
@@ -43,15 +43,13 @@ pub enum State {
 pub struct Identity(u64);
 
 impl Identity {
-    /// The bits that say what it is.
-    pub const STATE: u64 = 0xf;
     /// All fields.
     pub const fn new(owner: u64, parent: u64, cell: u64, state: State) -> Identity {
-        Identity(owner << 48 | parent << 32 | cell << 16 | state as u64)
+        Identity((state as u64) << 48 | parent << 32 | cell << 16 | owner)
     }
     /// The environment that may use the number.
     pub const fn owner(self) -> u64 {
-        self.0 >> 48
+        self.0 & 0xffff
     }
     /// The pool its quota was carved from; 0: none.
     pub const fn parent(self) -> u64 {
@@ -63,11 +61,11 @@ impl Identity {
     }
     /// What it is.
     pub const fn state(self) -> State {
-        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 & 3) as usize]
+        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 >> 48 & 3) as usize]
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
-        Identity(self.0 & !Identity::STATE | state as u64)
+        Identity(self.0 << 16 >> 16 | (state as u64) << 48)
     }
 }
 

@@ -275,7 +275,7 @@ pub fn create(
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     Refusal::WrongState.when(!vcore.word().is(State::None))?;
     let pool = environment.pool();
-    frame::become_object(m, pool, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
+    frame::turn_into(m, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
     vcore.control.store(page.0 | home << 48, Relaxed);
     vcore.control_address.store(address, Relaxed);
     vcore.mask.store(stop_reason::NEW, Relaxed);

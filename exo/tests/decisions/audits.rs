@@ -107,7 +107,7 @@ fn broken_tables_and_objects_are_found() {
     fake.frames().set(free, Word::new(1, Kind::Busy, 0));
     assert_eq!(rule(&fake, free), Some(Rule::NoFrameIsBusy as u64));
     let first = environment::by_number(&fake, 1).unwrap();
-    first.number.store(9, Relaxed);
+    first.space.fetch_xor(8 << 48, Relaxed);
     assert_eq!(rule(&fake, first.frame()), Some(Rule::EnvironmentsAreListed as u64));
-    first.number.store(1, Relaxed);
+    first.space.fetch_xor(8 << 48, Relaxed);
 }
