@@ -5,7 +5,7 @@
 //! span of frames that the pool ever had, unless others map some of them.
 
 use crate::address_space;
-use crate::binding;
+use crate::binding::{self, Binding};
 use crate::environment::{self, Environment};
 use crate::frame::{self, Kind, Word};
 use crate::interrupt;
@@ -15,6 +15,7 @@ use crate::pool::{self, State, UNIT};
 use crate::slice;
 use crate::vcore::{self, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{name_kind, stop_reason};
 use exo_abi::page::Descriptor;
 use exo_abi::{MAX_POOLS, Pfn, Refusal};
@@ -270,8 +271,29 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     FREED_PER_STEP
 }
 
-/// One step of `pool_destroy`; the pool is no environment's own and has no children.
-pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
+/// `pool_destroy`, by a pool's root binding.
+pub fn pool(m: &impl Machine, environment: &Environment, x: &[u64; 11], root: &Binding) -> Result<(), Refusal> {
+    let number = root.object;
+    Refusal::NotRoot.when(!root.root())?;
+    match pool::pool(m, number).identity().state() {
+        State::Shared if pool::children(m, number).next().is_none() => {
+            Refusal::BadArgument.when(x[1] != 0)?;
+            begin_pool(m, number);
+            // All its bindings are dead, this one lives on with nothing but the right to finish.
+            let last = Binding::new(m, BindingKind::Pool, Rights::POOL_REVOKE, root.cell(), number);
+            binding::put(m, environment, x[0], root.head, &last)?;
+            Err(Refusal::Again)
+        }
+        State::Dying => {
+            shared_pool(m, number)?;
+            binding::restrict(m, environment, x[0], 0)
+        }
+        _ => Err(Refusal::InUse),
+    }
+}
+
+/// One step of the end of a pool that is no environment's own and has no children.
+fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
     binding::bump(m, cell, binding::owner(m, cell));
