@@ -379,7 +379,7 @@ fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> 
     let slot = table_slot(m, target, va, level)?;
     let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
     Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
-    slot.fetch_and(!VALID, Relaxed);
+    slot.fetch_and(!VALID, AcqRel);
     m.publish_descriptors();
     // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
     m.invalidate_space(target.number());

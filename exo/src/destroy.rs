@@ -75,7 +75,7 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
                 let _ = slice::release(m, core, position);
             });
         }
-        if m.core().fp.compare_exchange(reference.0, 0, Relaxed, Relaxed).is_ok() {
+        if m.core().fp.compare_exchange(reference.0, 0, AcqRel, Relaxed).is_ok() {
             m.drop_fp();
         }
     }
@@ -140,7 +140,7 @@ fn take_apart(m: &impl Machine, dying: &Environment) {
         vcore.state.store(0, Release);
     }
     let root = dying.root();
-    dying.space.fetch_and(!0 << 48, Release);
+    dying.space.store(dying.number() << 48, Release);
     let bindings = dying.binding_frames.iter().map(|frame| Pfn(frame.swap(0, AcqRel))).filter(|frame| frame.0 != 0);
     let tables = m.words(root)[..511].iter().filter_map(page_table::next_table);
     bindings.chain(tables).for_each(|frame| free(m, frame, number));
@@ -255,11 +255,9 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     let of_pool = |slot: &&AtomicU64| {
         leaf(slot).bits() != 0 && m.frames().read(leaf(slot).pfn()).is_some_and(|word| word.pool() == number)
     };
-    if m.frames().read(pfn) != Some(word) || !table.iter().any(|slot| of_pool(&slot)) {
+    let invalid = |slot: &AtomicU64| slot.fetch_and(!Descriptor::VALID.bits(), AcqRel);
+    if m.frames().read(pfn) != Some(word) || table.iter().filter(of_pool).map(invalid).count() == 0 {
         return 0;
-    }
-    for slot in table.iter().filter(of_pool) {
-        slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
     }
     m.publish_descriptors();
     m.invalidate_space(environment.number());

@@ -139,7 +139,7 @@ impl Frames<'_> {
         let index = pfn.0.wrapping_sub(self.first);
         if let Some(word) = self.bitmap.get((index / 64) as usize) {
             let bit = 1 << (index % 64);
-            let _ = if kind == Kind::Free { word.fetch_or(bit, Relaxed) } else { word.fetch_and(!bit, Relaxed) };
+            let _ = if kind == Kind::Free { word.fetch_or(bit, AcqRel) } else { word.fetch_and(!bit, AcqRel) };
         }
     }
 }

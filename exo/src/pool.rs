@@ -100,7 +100,7 @@ impl Pool {
 
     /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
     pub fn note(&self, index: u64) {
-        let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
+        let _ = self.extent.fetch_update(AcqRel, Relaxed, |extent| {
             let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
             let wide = first << 45 | last << 26 | extent & PROGRESS;
             (wide != extent).then_some(wide)
@@ -121,7 +121,7 @@ impl Pool {
     /// Keeps how far its destruction is.
     pub fn set_progress(&self, progress: u64) {
         // Another core may still take a frame by a binding that it looked up before.
-        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !PROGRESS | progress));
+        let _ = self.extent.fetch_update(AcqRel, Relaxed, |extent| Some(extent & !PROGRESS | progress));
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
