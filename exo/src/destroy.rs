@@ -190,14 +190,20 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     let progress = pool.progress();
     let (scan, unit) = (progress & 3, progress >> 2);
     let sweeps = scan == scan::SWEEP;
-    let (first, end) = if sweeps { (0, frames.words.len() as u64) } else { pool.span() };
-    let mut at = first.max(unit * UNIT);
-    let (stop, mut freed) = (end.min(at + WORDS_PER_STEP), 0);
-    while at < stop && freed < FREED_PER_STEP {
-        let pfn = Pfn(frames.first + at);
-        at += 1;
+    let (first, end) = if sweeps { (0, u64::MAX) } else { pool.span() };
+    let end = end.min(frames.words.len() as u64);
+    let (mut at, mut freed) = (first.max(unit * UNIT), 0);
+    let words = frames.words.get(at as usize..end.min(at + WORDS_PER_STEP) as usize);
+    for word in words.unwrap_or_default() {
+        if freed >= FREED_PER_STEP {
+            break;
+        }
         // One look at each word: most are not what is looked for.
-        let Some(word) = frames.read(pfn).filter(|word| sweeps || word.pool() == number) else { continue };
+        let (pfn, word) = (Pfn(frames.first + at), Word(word.load(Acquire)));
+        at += 1;
+        if !sweeps && word.pool() != number {
+            continue;
+        }
         freed += match scan {
             scan::FREE => free_frame(m, pfn, word),
             _ if !word.is_table(3) => 0,

@@ -116,18 +116,20 @@ impl Frames<'_> {
     }
 
     /// The current value of a frame's word.
-    #[inline(always)]
+    #[inline(never)]
     pub fn read(&self, pfn: Pfn) -> Option<Word> {
         self.word(pfn).map(|word| Word(word.load(Acquire)))
     }
 
     /// Replaces a frame's word, if it still is what the caller saw.
+    #[inline(never)]
     pub fn change(&self, pfn: Pfn, old: Word, new: Word) -> Result<(), Refusal> {
         let word = self.word(pfn).ok_or(Refusal::BadArgument)?;
         word.compare_exchange(old.0, new.0, AcqRel, Relaxed).map(|_| ()).map_err(|_| Refusal::InUse)
     }
 
     /// Stores a frame's word: only for who has made it [`Kind::Busy`], or owns it otherwise.
+    #[inline(never)]
     pub fn set(&self, pfn: Pfn, new: Word) {
         if let Some(word) = self.word(pfn) {
             word.store(new.0, Release);
@@ -148,12 +150,14 @@ impl Frames<'_> {
 /// `left` says how often that may still be done.
 pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u64) -> Result<(), Refusal> {
     let frames = m.frames();
-    let old = frames.read(pfn).ok_or(Refusal::BadArgument)?;
+    let place = frames.word(pfn).ok_or(Refusal::BadArgument)?;
+    let old = Word(place.load(Acquire));
     Refusal::NotFree.when(old.kind() != Kind::Free)?;
     let new = old.pool() != pool;
     let zeroed = new || flags & ZERO != 0;
     Refusal::Again.when(zeroed && *left == 0)?;
-    frames.change(pfn, old, Word::new(pool, Kind::Busy, 0)).map_err(|_| Refusal::NotFree)?;
+    let busy = Word::new(pool, Kind::Busy, 0);
+    place.compare_exchange(old.0, busy.0, AcqRel, Relaxed).map_err(|_| Refusal::NotFree)?;
     if zeroed {
         *left -= 1;
         m.zero(pfn);
@@ -162,7 +166,7 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u6
     if new {
         pool::pool(m, pool).note(pfn.0 - frames.first);
     }
-    frames.set(pfn, Word::new(pool, Kind::Data, 0));
+    place.store(Word::new(pool, Kind::Data, 0).0, Release);
     Ok(())
 }
 

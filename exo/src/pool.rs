@@ -145,6 +145,7 @@ impl Pool {
 }
 
 /// Pool by its number.
+#[inline(never)]
 pub fn pool(m: &impl Machine, number: u64) -> &Pool {
     &m.tables().pools[(number % MAX_POOLS) as usize]
 }
