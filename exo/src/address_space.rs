@@ -11,7 +11,7 @@ use crate::binding;
 use crate::environment::Environment;
 use crate::frame::{self, Frames, Kind, Word};
 use crate::machine::{Machine, Words};
-use crate::page_table::{self, Leaf};
+use crate::page_table;
 use crate::vcore::Control;
 use crate::word;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -39,8 +39,6 @@ const VALID: u64 = Descriptor::VALID.bits();
 /// What `Mark` can say, and the bits of a descriptor that say it.
 const MARKS: u64 = Prot::ACCESSED.union(Prot::DIRTY).bits() as u64;
 const MARKED: u64 = Descriptor::ACCESSED.union(Descriptor::READ_ONLY).bits();
-/// Between the descriptor of memory and that of a device's registers.
-const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEVICE).bits();
 /// What a page outside the span of RAM would have for a word: the same as one in a hole.
 const OUTSIDE: Word = Word::new(0, Kind::Device, 0);
 
@@ -93,8 +91,7 @@ impl<'m, M: Machine> Batch<'m, M> {
         let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), second & PFN, second >> 48);
         self.pages = 0;
         Refusal::BadArgument.when(count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12)?;
-        let (leaf, rights) =
-            (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), Rights::from_bits_retain(low as u8 & 7));
+        let (leaf, rights) = (page_table::leaf(Pfn(0), prot).bits(), Rights::from_bits_retain(low as u8 & 7));
         let op = MapOp::from_number(first & 0xf).ok_or(Refusal::BadArgument)?;
         let (wanted, needed, kept, set) = match op {
             MapOp::Map if page_table::well_formed(prot) && pfn + count <= PFN + 1 => (rights, 0, 0, leaf),
@@ -197,7 +194,7 @@ impl<'m, M: Machine> Batch<'m, M> {
         }
         Refusal::WrongFrame.when(form.needed & !old != 0)?;
         if form.head == OUTSIDE.0 {
-            slot.store(form.set ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
+            slot.store(form.set ^ page_table::DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
         }
         Ok(form.head == OUTSIDE.0)
     }

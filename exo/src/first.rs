@@ -5,9 +5,9 @@ use crate::environment::{self, Parts};
 use crate::fault::{self, Fault};
 use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
-use crate::page_table::{self, Leaf};
+
 use crate::vcore::{self, Start, VcoreRef};
-use crate::{interrupt, pool, slice};
+use crate::{interrupt, page_table, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun, crc32};
@@ -144,6 +144,6 @@ fn map(m: &impl Machine, root: Pfn, va: u64, pfn: Pfn, prot: Prot) -> Result<(),
     let slot = &m.words(table)[page_table::index(va, 3)];
     let word = m.frames().read(pfn).filter(|_| slot.load(Relaxed) == 0).ok_or(Fault::RUNS)?;
     m.frames().set(pfn, Word(word.0 + 1));
-    slot.store(page_table::leaf(pfn, prot | Prot::ACCESSED, Leaf::Memory).bits(), Relaxed);
+    slot.store(page_table::leaf(pfn, prot | Prot::ACCESSED).bits(), Relaxed);
     Ok(())
 }
