@@ -12,8 +12,6 @@ use crate::environment::Environment;
 use crate::frame::{self, Frames, Kind, Word};
 use crate::machine::{Machine, Words};
 use crate::page_table;
-use crate::vcore::Control;
-use crate::word;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::page::{ADDRESS_MASK, Descriptor, MAPPABLE_END, MapOp, Prot};
@@ -43,7 +41,7 @@ const MARKED: u64 = Descriptor::ACCESSED.union(Descriptor::READ_ONLY).bits();
 const OUTSIDE: Word = Word::new(0, Kind::Device, 0);
 
 /// An entry of a batch buffer.
-type Entry = [AtomicU64; 2];
+pub type Entry = [AtomicU64; 2];
 
 /// A batch at work.
 struct Batch<'m, M: Machine> {
@@ -58,27 +56,20 @@ struct Batch<'m, M: Machine> {
     unmapped: Option<&'m Words>,
 }
 
-/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
-/// in 63:32 pages done of the entry after them.
-pub fn apply<M: Machine>(
-    m: &M,
-    caller: &Environment,
-    target: &Environment,
-    buffer: Control<'_>,
-    count: u64,
-) -> (Result<(), Refusal>, u64) {
+/// Applies entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers 0 or the refusal's number, and how far it got: entries done in bits
+/// 31:0, in 63:32 pages done of the entry after them.
+pub fn apply(m: &impl Machine, caller: &Environment, target: &Environment, entries: &[Entry]) -> (u64, u64) {
     let _guard = target.lock.lock();
     if target.is_dying() {
-        return (Err(Refusal::Stale), 0);
+        return (Refusal::Stale as u64, 0);
     }
-    let entries = buffer.0[word!(batch)..].as_chunks().0.get(..count as usize).unwrap_or_default();
     let mut batch = Batch { m, caller, target, spent: 0, pages: 0, stale: 0, unmapped: None };
     let (mut rest, mut result) = (entries, Ok(()));
     while let ([entry, others @ ..], Ok(())) = (rest, result) {
         result = batch.entry(entry, others).map(|alike| rest = others.get(alike..).unwrap_or_default());
     }
     batch.finish();
-    (result, (entries.len() - rest.len()) as u64 | batch.pages << 32)
+    (result.err().map_or(0, |refusal| refusal as u64), (entries.len() - rest.len()) as u64 | batch.pages << 32)
 }
 
 impl<'m, M: Machine> Batch<'m, M> {
@@ -101,16 +92,9 @@ impl<'m, M: Machine> Batch<'m, M> {
                 true => (Rights::POOL_WRITE, VALID | Descriptor::WRITABLE.bits(), !MARKED, leaf & MARKED),
                 false => (Rights::POOL_READ, VALID, !MARKED, leaf & MARKED),
             },
-            MapOp::InstallTable | MapOp::RemoveTable if low & !1 == 2 && count == 1 => {
-                self.spend(TABLE_COST)?;
-                // Pages that this batch unmapped are still in their slots.
-                self.finish();
-                return match op {
-                    MapOp::InstallTable => install_table(self.m, self.caller, self.target, va, low, handle, Pfn(pfn)),
-                    _ if pfn | handle == 0 => remove_table(self.m, self.target, va, low),
-                    _ => Err(Refusal::BadArgument),
-                }
-                .map(|()| 0);
+            MapOp::InstallTable if low & !1 == 2 && count == 1 => return self.table(op, va, low, handle, Pfn(pfn)),
+            MapOp::RemoveTable if low & !1 == 2 && count == 1 && pfn | handle == 0 => {
+                return self.table(op, va, low, handle, Pfn(pfn));
             }
             _ => return Err(Refusal::BadArgument),
         };
@@ -135,7 +119,8 @@ impl<'m, M: Machine> Batch<'m, M> {
             MapOp::Unmap => Form::run::<UNMAP, M>,
             _ => Form::run::<CHANGE, M>,
         };
-        let done = run(form, self.m, behind.unwrap_or_default(), stale.unwrap_or_default(), first & !IN_TABLE, second);
+        let like = [first & !IN_TABLE, second];
+        let done = run(form, self.m, behind.unwrap_or_default(), stale.unwrap_or_default(), like);
         self.spent += done;
         self.stale += if op == MapOp::Map { 0 } else { done };
         Ok(done)
@@ -189,14 +174,81 @@ impl<'m, M: Machine> Batch<'m, M> {
         let pfn = if maps { Pfn(second & PFN) } else { Descriptor::from_bits_retain(old).pfn() };
         let word = form.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
         if word.head() != form.head || word.head() == OUTSIDE.0 {
-            let whom = maps.then_some(self.target);
-            form.head = permit(self.m, self.caller, whom, second >> 48, form.wanted, pfn, word)?;
+            form.head = self.permit(form, second >> 48, pfn, word)?;
         }
         Refusal::WrongFrame.when(form.needed & !old != 0)?;
         if form.head == OUTSIDE.0 {
             slot.store(form.set ^ page_table::DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
         }
         Ok(form.head == OUTSIDE.0)
+    }
+
+    /// Whether a binding of the caller's permits that a page is changed so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
+    /// for a page of a device, of which that says nothing. A device's page is mapped for the target; nobody changes it.
+    #[inline(never)]
+    fn permit(&self, form: &Form<'_>, handle: u64, pfn: Pfn, word: Word) -> Result<u64, Refusal> {
+        let (m, wanted) = (self.m, form.wanted);
+        if word.exposed() && wanted == Rights::POOL_READ {
+            return Ok(word.head());
+        }
+        let binding = binding::read(m, self.caller, handle)?;
+        binding.check(m, Rights::empty())?;
+        let device = binding.is(BindingKind::Device) && form.op == MapOp::Map;
+        Refusal::WrongKind.when(!device && !binding.is(BindingKind::Pool))?;
+        Refusal::NoRight.when(!binding.permits(wanted))?;
+        let (found, number) = (m.found(), self.target.number());
+        if device {
+            // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
+            Refusal::NotYours.when(!binding.covers(pfn.0, 1) || found.devices.touch(pfn))?;
+            Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
+            if found.uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
+                let claimed = m.tables().uart_owner.compare_exchange(0, number, AcqRel, Acquire);
+                Refusal::InUse.when(claimed.is_err_and(|owner| owner != number))?;
+            }
+            return Ok(OUTSIDE.0);
+        }
+        Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
+        match word.kind() {
+            Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
+            Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
+            _ => Err(Refusal::WrongFrame),
+        }
+    }
+
+    /// Installs or removes a table.
+    #[inline(never)]
+    fn table(&mut self, op: MapOp, va: u64, level: u64, handle: u64, pfn: Pfn) -> Result<usize, Refusal> {
+        let (m, target) = (self.m, self.target);
+        self.spend(TABLE_COST)?;
+        // Pages that this batch unmapped are still in their slots.
+        self.finish();
+        let above = page_table::table_for(m, target.root(), va, level - 1).ok_or(Refusal::NotMapped);
+        let slot = |above: Pfn| &m.words(above)[page_table::index(va, level - 1)];
+        if op == MapOp::InstallTable {
+            let binding = binding::find(m, self.caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
+            // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
+            Refusal::NotYours.when(binding.object != target.pool())?;
+            let slot = slot(above?);
+            Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
+            frame::turn_into(m, pfn, Word::table(binding.object, level, target.number()))?;
+            // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
+            m.publish_descriptors();
+            slot.store(page_table::table(pfn).bits(), Relaxed);
+            return Ok(0);
+        }
+        let slot = slot(above?);
+        let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
+        Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
+        slot.fetch_and(!VALID, AcqRel);
+        m.publish_descriptors();
+        // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
+        m.invalidate_space(target.number());
+        m.finish_invalidation();
+        slot.store(0, Relaxed);
+        // Its contents are the kernel's no more, and nothing refers to it.
+        m.zero(table);
+        m.frames().set(table, Word::new(target.pool(), Kind::Data, 0));
+        Ok(0)
     }
 
     /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core; then the slots of those that were unmapped are emptied
@@ -281,21 +333,14 @@ impl Form<'_> {
     /// Applies it to entries that differ in nothing but their place in the table `like` and, for `Map`, their frame, until there is something special about one.
     /// Apart from all else, so that everything it needs stays in registers. Answers how many were done.
     #[inline(never)]
-    fn run<const OP: u64, M: Machine>(
-        self,
-        m: &M,
-        entries: &[Entry],
-        stale: &[AtomicU64],
-        like: u64,
-        second: u64,
-    ) -> usize {
+    fn run<const OP: u64, M: Machine>(self, m: &M, entries: &[Entry], stale: &[AtomicU64], like: [u64; 2]) -> usize {
         let frames = if OP == MAP { PFN } else { 0 };
         let mut left = entries.len().min(stale.len());
         let count = left;
         for (entry, stale) in entries.iter().zip(stale) {
             // What is not done here is read anew.
             let words = (entry[0].load(Relaxed), entry[1].load(Relaxed));
-            let alike = words.0 & !IN_TABLE == like && (words.1 ^ second) & !frames == 0;
+            let alike = words.0 & !IN_TABLE == like[0] && (words.1 ^ like[1]) & !frames == 0;
             if !alike || !self.apply(OP, m, &self.slots[page_table::index(words.0, 3)], stale, words.0, words.1) {
                 break;
             }
@@ -303,87 +348,6 @@ impl Form<'_> {
         }
         count - left
     }
-}
-
-/// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
-/// for a page of a device, of which that says nothing. A device's page is mapped for `whom`; nobody changes it.
-#[inline(never)]
-fn permit<M: Machine>(
-    m: &M,
-    caller: &Environment,
-    whom: Option<&Environment>,
-    handle: u64,
-    wanted: Rights,
-    pfn: Pfn,
-    word: Word,
-) -> Result<u64, Refusal> {
-    if word.exposed() && wanted == Rights::POOL_READ {
-        return Ok(word.head());
-    }
-    let binding = binding::read(m, caller, handle)?;
-    binding.check(m, Rights::empty())?;
-    let device = whom.filter(|_| binding.is(BindingKind::Device));
-    Refusal::WrongKind.when(device.is_none() && !binding.is(BindingKind::Pool))?;
-    Refusal::NoRight.when(!binding.permits(wanted))?;
-    if let Some(whom) = device {
-        // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.found().devices.touch(pfn))?;
-        Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
-        if m.found().uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
-            let claimed = m.tables().uart_owner.compare_exchange(0, whom.number(), AcqRel, Acquire);
-            Refusal::InUse.when(claimed.is_err_and(|owner| owner != whom.number()))?;
-        }
-        return Ok(OUTSIDE.0);
-    }
-    Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
-    match word.kind() {
-        Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
-        Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
-        _ => Err(Refusal::WrongFrame),
-    }
-}
-
-/// The entry of a table of `level - 1` where a table of `level` for `va` is, or could be.
-fn table_slot<'m>(m: &'m impl Machine, target: &Environment, va: u64, level: u64) -> Result<&'m AtomicU64, Refusal> {
-    let above = page_table::table_for(m, target.root(), va, level - 1).ok_or(Refusal::NotMapped)?;
-    Ok(&m.words(above)[page_table::index(va, level - 1)])
-}
-
-#[inline(never)]
-fn install_table(
-    m: &impl Machine,
-    caller: &Environment,
-    target: &Environment,
-    va: u64,
-    level: u64,
-    handle: u64,
-    pfn: Pfn,
-) -> Result<(), Refusal> {
-    let binding = binding::find(m, caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
-    // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
-    Refusal::NotYours.when(binding.object != target.pool())?;
-    let slot = table_slot(m, target, va, level)?;
-    Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
-    frame::turn_into(m, pfn, Word::table(binding.object, level, target.number()))?;
-    // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
-    m.publish_descriptors();
-    slot.store(page_table::table(pfn).bits(), Relaxed);
-    Ok(())
-}
-
-#[inline(never)]
-fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> Result<(), Refusal> {
-    let slot = table_slot(m, target, va, level)?;
-    let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
-    Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
-    slot.fetch_and(!VALID, AcqRel);
-    m.publish_descriptors();
-    // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
-    m.invalidate_space(target.number());
-    m.finish_invalidation();
-    slot.store(0, Relaxed);
-    frame::become_data(m, table);
-    Ok(())
 }
 
 /// One mapping of a frame is gone from every TLB. Pages of devices are not counted.

@@ -75,9 +75,8 @@ pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
         return Outcome::Return;
     }
     let mut request = Request { m, environment: own_environment(m), x, results: [0; 2] };
-    let refusal = status(request.run(call));
-    (x[1], x[2]) = (request.results[0], request.results[1]);
-    x[0] = refusal;
+    let refusal = request.run(call).err().map_or(0, |refusal| refusal as u64);
+    (x[0], x[1], x[2]) = (refusal, request.results[0], request.results[1]);
     Outcome::Return
 }
 
@@ -175,13 +174,13 @@ pub fn upcall_events(m: &impl Machine, vcore: &Vcore, control: Control<'_>) -> u
 
 /// `map`. Answers the refusal's number, and how far [`address_space::apply`] got.
 pub fn map<M: Machine>(m: &M, handle: u64, count: u64) -> (u64, u64) {
-    apply(m, env(m, own_environment(m), handle, Rights::ENV_MAP), count)
+    apply(m, env(m, handle, Rights::ENV_MAP), count)
 }
 
 /// The batch of a `resume`: the same as `map` on the own tables.
 pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     let environment = own_environment(m);
-    let target = env(m, environment, Handle::SELF.0 as u64, Rights::ENV_MAP);
+    let target = env(m, Handle::SELF.0 as u64, Rights::ENV_MAP);
     // Whoever may fill the slot may have put another environment's binding there: that permits nothing here.
     let own = |target: &&Environment| target.frame() == environment.frame();
     apply(m, target.and_then(|target| Some(target).filter(own).ok_or(Refusal::WrongKind)), count)
@@ -190,26 +189,16 @@ pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
 #[inline(never)]
 fn apply<M: Machine>(m: &M, target: Result<&Environment, Refusal>, count: u64) -> (u64, u64) {
     let counted = target.and_then(|target| below(count.wrapping_sub(1), BATCH_ENTRIES).map(|_| target));
-    let (result, progress) = match counted {
-        Ok(target) => address_space::apply(m, own_environment(m), target, own_control(m), count),
-        Err(refusal) => (Err(refusal), 0),
-    };
-    (status(result), progress)
+    let entries = own_control(m).0[word!(batch)..].as_chunks().0.get(..count as usize);
+    match counted {
+        Ok(target) => address_space::apply(m, own_environment(m), target, entries.unwrap_or_default()),
+        Err(refusal) => (refusal as u64, 0),
+    }
 }
 
-/// The living environment that a handle of `environment`'s names.
-fn env<'m, M: Machine>(
-    m: &'m M,
-    environment: &Environment,
-    handle: u64,
-    rights: Rights,
-) -> Result<&'m Environment, Refusal> {
-    environment::living(m, binding::find(m, environment, handle, BindingKind::Env, rights)?.object)
-}
-
-/// What a register says of how it went: 0, or the refusal's number.
-fn status(result: Result<(), Refusal>) -> u64 {
-    result.err().map_or(0, |refusal| refusal as u64)
+/// The living environment that a handle of the caller's names.
+fn env<M: Machine>(m: &M, handle: u64, rights: Rights) -> Result<&Environment, Refusal> {
+    environment::living(m, binding::find(m, own_environment(m), handle, BindingKind::Env, rights)?.object)
 }
 
 /// A bounded argument.
@@ -414,7 +403,7 @@ impl<M: Machine> Request<'_, '_, M> {
         if call == Call::SliceRelease {
             return slice::release(m, core, position);
         }
-        let target = env(m, self.environment, x[3], Rights::ENV_RUN)?;
+        let target = env(m, x[3], Rights::ENV_RUN)?;
         let (owner, vcore) = vcore::of(target, x[4])?;
         let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
         let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
@@ -428,7 +417,7 @@ impl<M: Machine> Request<'_, '_, M> {
     fn grant(&self) -> Result<(), Refusal> {
         let (m, x) = (self.m, self.x);
         let source = binding::read(m, self.environment, x[0])?;
-        let target = env(m, self.environment, x[1], Rights::ENV_MAP)?;
+        let target = env(m, x[1], Rights::ENV_MAP)?;
         let copy = Copy { rights: x[3], cell: x[4], first: x[5], count: x[6] };
         let derived = binding::derive(m, self.environment.number(), &source, &copy)?;
         binding::write(m, target, x[2], &derived)

@@ -210,11 +210,3 @@ pub fn release(m: &impl Machine, pfn: Pfn) {
     m.frames().set(pfn, Word::new(0, Kind::Free, 0));
     m.frames().hint(pfn, Kind::Free);
 }
-
-/// Turns a table back into data of its pool: only when nothing refers to it any more. Its contents are the kernel's no more, so it is zeroed.
-pub fn become_data(m: &impl Machine, pfn: Pfn) {
-    m.zero(pfn);
-    if let Some(word) = m.frames().read(pfn) {
-        m.frames().set(pfn, Word::new(word.pool(), Kind::Data, 0));
-    }
-}
