@@ -283,7 +283,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 self.results[0] = environment::add_bindings(m, target, Pfn(x[1]))?;
                 Ok(())
             }
-            Call::NamesGive => environment::give_names(m, me, target, x[1], x[2], x[3]),
+            Call::NamesGive => environment::give_names(m, me, target, [x[1], x[2], x[3]]),
             Call::VcoreCreate => {
                 let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= MAPPABLE_END;
                 Refusal::BadArgument.when(misplaced || m.core_at(x[7]).is_none())?;
@@ -302,7 +302,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 }
                 let event = below(x[3], FIRST_OF_KERNEL)?;
                 let trigger = if below(x[4], 2)? == 1 { Trigger::Edge } else { Trigger::Level };
-                interrupt::bind(m, environment, &by, x[1], x[2], event, trigger)
+                interrupt::bind(m, &by, x[1], vcore::of(environment, x[2])?.0, event, trigger)
             }
             Call::DebugWrite => {
                 let uart = m.found().uart.is_some_and(|uart| by.covers(uart.0, 1));

@@ -4,16 +4,13 @@
 //! Memory ends by scans of frame words, which say all there is to know: whose a frame is, what it is used for, how often it is mapped. A scan looks at no more than the
 //! span of frames that the pool ever had, unless others map some of them.
 
-use crate::address_space;
 use crate::binding::{self, Binding};
 use crate::environment::{self, Environment};
 use crate::frame::{self, Kind, Word};
-use crate::interrupt;
 use crate::machine::Machine;
-use crate::page_table;
 use crate::pool::{self, State, UNIT};
-use crate::slice;
 use crate::vcore::{self, VcoreRef};
+use crate::{address_space, interrupt, page_table, slice};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{name_kind, stop_reason};

@@ -200,24 +200,17 @@ pub fn owner(m: &impl Machine, kind: u64, number: u64) -> Result<(u64, bool), Re
 }
 
 /// Hands `count` unused numbers of a kind over: all are checked first.
-pub fn give_names(
-    m: &impl Machine,
-    from: u64,
-    to: &Environment,
-    kind: u64,
-    first: u64,
-    count: u64,
-) -> Result<(), Refusal> {
+pub fn give_names(m: &impl Machine, by: u64, to: &Environment, [kind, first, count]: [u64; 3]) -> Result<(), Refusal> {
     Refusal::BadArgument.when(count == 0 || count > NAMES_PER_CALL || first == 0)?;
     let numbers = first..first.saturating_add(count);
     owner(m, kind, numbers.end - 1)?;
     for number in numbers.clone() {
         let (owner, used) = owner(m, kind, number)?;
-        Refusal::NotYours.when(owner != from)?;
+        Refusal::NotYours.when(owner != by)?;
         Refusal::InUse.when(used)?;
     }
     to.has_names.store(1, Relaxed);
-    give_all(m, kind, numbers, from, to.number());
+    give_all(m, kind, numbers, by, to.number());
     Ok(())
 }
 

@@ -7,43 +7,37 @@
 //! One compare-and-swap checks and changes pool, kind and count together. A change that takes longer goes through
 //! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, numbers};
 use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::alloc_flag::ZERO;
 use exo_abi::{Pfn, Refusal};
 
-/// What a frame is used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Kind {
-    /// Nobody has it; its pool is the one that had it last, whose contents it may still hold.
-    Free = 0,
-    /// Readable and writable memory.
-    Data = 1,
-    /// Readable and executable memory.
-    Code = 2,
-    /// A page table, installed in exactly one place (or an environment's root).
-    Table = 3,
-    /// An environment.
-    Environment = 4,
-    /// A part of a binding table.
-    Bindings = 5,
-    /// A vcore's control page.
-    Control = 6,
-    /// The kernel's own; with [`EXPOSED`] everybody may map it read-only.
-    Kernel = 7,
-    /// Inside the span of RAM, but not RAM: a hole, or reserved by the firmware.
-    Device = 8,
-    /// In the middle of a change.
-    Busy = 9,
+numbers! {
+    /// What a frame is used for.
+    Kind {
+        /// Nobody has it; its pool is the one that had it last, whose contents it may still hold.
+        Free = 0,
+        /// Readable and writable memory.
+        Data = 1,
+        /// Readable and executable memory.
+        Code = 2,
+        /// A page table, installed in exactly one place (or an environment's root).
+        Table = 3,
+        /// An environment.
+        Environment = 4,
+        /// A part of a binding table.
+        Bindings = 5,
+        /// A vcore's control page.
+        Control = 6,
+        /// The kernel's own; with [`EXPOSED`] everybody may map it read-only.
+        Kernel = 7,
+        /// Inside the span of RAM, but not RAM: a hole, or reserved by the firmware.
+        Device = 8,
+        /// In the middle of a change.
+        Busy = 9,
+    }
 }
-
-/// By the bits of a word.
-const KINDS: [Kind; 16] = {
-    use Kind::*;
-    [Free, Data, Code, Table, Environment, Bindings, Control, Kernel, Device, Busy, Busy, Busy, Busy, Busy, Busy, Busy]
-};
 
 /// Flag of a kernel frame that everybody may map read-only.
 pub const EXPOSED: u64 = 1 << 40;
@@ -69,7 +63,7 @@ impl Word {
     }
     /// Its use.
     pub const fn kind(self) -> Kind {
-        KINDS[(self.0 >> KIND_SHIFT & 0xf) as usize]
+        Kind::from_bits(self.0 >> KIND_SHIFT & 0xf)
     }
     /// All but the count: what decides who may do what with it.
     pub const fn head(self) -> u64 {

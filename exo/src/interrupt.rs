@@ -9,7 +9,7 @@ use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Line, Machine, Trigger};
-use crate::vcore::{self, VcoreRef};
+use crate::vcore::VcoreRef;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
@@ -30,27 +30,18 @@ fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
     if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
 }
 
-/// Routes a line, which `by` covers, as `event` to a vcore of the caller's.
-pub fn bind(
-    m: &impl Machine,
-    environment: &Environment,
-    by: &Binding,
-    line: u64,
-    index: u64,
-    event: u64,
-    trigger: Trigger,
-) -> Result<(), Refusal> {
+/// Routes a line, which `by` covers, as `event` to a vcore.
+pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64, mode: Trigger) -> Result<(), Refusal> {
     let words = words(m, line).ok_or(Refusal::BadArgument)?;
-    let (reference, vcore) = vcore::of(environment, index)?;
     let old = words[0].load(Acquire);
     let holder = holder(m, words);
-    Refusal::InUse.when(holder.exists() && holder.environment() != environment.frame())?;
+    Refusal::InUse.when(holder.exists() && holder.environment() != to.environment())?;
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
-    words[0].store(reference.0 | event << EVENT_SHIFT, Release);
-    environment.has_lines.store(1, Relaxed);
-    m.set_line(line, Line::Routed(vcore.home(), trigger));
+    words[0].store(to.0 | event << EVENT_SHIFT, Release);
+    m.environment(to.environment()).has_lines.store(1, Relaxed);
+    m.set_line(line, Line::Routed(m.vcore(to).home(), mode));
     Ok(())
 }
 

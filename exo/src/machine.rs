@@ -97,6 +97,7 @@ pub trait Machine {
     /// Timer ticks.
     fn now(&self) -> u64;
     /// Timer ticks of so many microseconds.
+    #[inline(never)]
     fn ticks(&self, microseconds: u64) -> u64 {
         microseconds.saturating_mul(self.found().hz) / 1_000_000
     }

@@ -3,7 +3,7 @@
 //! A child's quota is carved from its parent's when it is made: it counts there as use. Quota and use share one
 //! word, so that one compare-and-swap keeps `use <= quota` whatever other cores do.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, numbers};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
@@ -24,18 +24,18 @@ pub struct Pool {
     extent: AtomicU64,
 }
 
-/// What a pool's number stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum State {
-    /// Nothing.
-    Unused = 0,
-    /// Memory shared by whom its holders grant it.
-    Shared = 1,
-    /// An environment's own.
-    Own = 2,
-    /// On its way out.
-    Dying = 3,
+numbers! {
+    /// What a pool's number stands for.
+    State {
+        /// Nothing.
+        Unused = 0,
+        /// Memory shared by whom its holders grant it.
+        Shared = 1,
+        /// An environment's own.
+        Own = 2,
+        /// On its way out.
+        Dying = 3,
+    }
 }
 
 /// The value of a pool's identity word.
@@ -61,7 +61,7 @@ impl Identity {
     }
     /// What it is.
     pub const fn state(self) -> State {
-        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 >> 48 & 3) as usize]
+        State::from_bits(self.0 >> 48)
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
@@ -99,6 +99,7 @@ impl Pool {
     }
 
     /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
+    #[inline(never)]
     pub fn note(&self, index: u64) {
         let _ = self.extent.fetch_update(AcqRel, Relaxed, |extent| {
             let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
