@@ -59,7 +59,7 @@ struct Batch<'m, M: Machine> {
 /// Applies entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers 0 or the refusal's number, and how far it got: entries done in bits
 /// 31:0, in 63:32 pages done of the entry after them.
 pub fn apply(m: &impl Machine, caller: &Environment, target: &Environment, entries: &[Entry]) -> (u64, u64) {
-    let _guard = target.lock.lock();
+    let _guard = target.locked();
     if target.is_dying() {
         return (Refusal::Stale as u64, 0);
     }

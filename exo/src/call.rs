@@ -91,16 +91,13 @@ pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Outcome {
 
 /// Whom the caller may lend its slice to.
 fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusal> {
-    let binding = binding::read(m, own_environment(m), handle)?;
-    if binding.is(BindingKind::Env) {
-        binding.check(m, Rights::ENV_RUN)?;
-        Ok(vcore::of(environment::living(m, binding.object)?, index)?.0)
-    } else if binding.is(BindingKind::Gate) {
-        binding.check(m, Rights::GATE_CALL)?;
-        below(index, 1)?;
-        Ok(VcoreRef::from_word(binding.object))
-    } else {
-        Err(Refusal::WrongKind)
+    match env(m, handle, Rights::ENV_RUN) {
+        Err(Refusal::WrongKind) => {
+            let gate = binding::find(m, own_environment(m), handle, BindingKind::Gate, Rights::GATE_CALL)?;
+            below(index, 1)?;
+            Ok(VcoreRef::from_word(gate.object))
+        }
+        target => Ok(vcore::of(target?, index)?.0),
     }
 }
 
@@ -288,7 +285,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= MAPPABLE_END;
                 Refusal::BadArgument.when(misplaced || m.core_at(x[7]).is_none())?;
                 let start = Start { pc: x[4], sp: x[5], argument: x[6] };
-                let _guard = target.lock.lock();
+                let _guard = target.locked();
                 vcore::create(m, target, x[1], Pfn(x[2]), x[3], x[7], &start)
             }
             Call::VcoreStart | Call::VcoreStop | Call::VcoreReport | Call::GateBind | Call::EventBind => {

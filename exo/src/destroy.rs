@@ -38,7 +38,7 @@ pub mod step {
 
 /// One step of the destruction of an environment; `Ok` when nothing of it is left.
 pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) -> Result<(), Refusal> {
-    let guard = dying.lock.lock();
+    let guard = dying.locked();
     let now = dying.dying.load(Acquire).max(step::STOP);
     dying.dying.store(now, Release);
     match now {
@@ -254,7 +254,7 @@ fn free_table(m: &impl Machine, pfn: Pfn, number: u64) -> u64 {
 fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     let table = m.words(pfn);
     let Some(environment) = environment::by_number(m, word.environment()) else { return 0 };
-    let _guard = environment.lock.lock();
+    let _guard = environment.locked();
     let of_pool = |slot: &&AtomicU64| {
         leaf(slot).bits() != 0 && m.frames().read(leaf(slot).pfn()).is_some_and(|word| word.pool() == number)
     };

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
 use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_ENVIRONMENTS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 /// An environment: 512 bytes about it, then its vcores.
 #[repr(C, align(4096))]
@@ -61,6 +61,11 @@ impl Environment {
     /// The number of its own pool.
     pub fn pool(&self) -> u64 {
         self.own_pool.load(Relaxed)
+    }
+    /// Takes its lock, for as long as the answer lives.
+    #[inline(never)]
+    pub fn locked(&self) -> SpinMutexGuard<'_, ()> {
+        self.lock.lock()
     }
     /// It is being destroyed.
     pub fn is_dying(&self) -> bool {
@@ -117,6 +122,7 @@ pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
 }
 
 /// The living environment of a number.
+#[inline(never)]
 pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
     let entry = entry(m, number).load(Acquire) | OWNER_FIELD;
     (entry != OWNER_FIELD && entry != u64::MAX).then(|| m.environment(Pfn(entry >> FRAME_SHIFT)))
@@ -172,7 +178,7 @@ pub fn living<M: Machine>(m: &M, frame: u64) -> Result<&Environment, Refusal> {
 
 /// Adds a frame to a binding table; answers how many it has then.
 pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Result<u64, Refusal> {
-    let _guard = environment.lock.lock();
+    let _guard = environment.locked();
     let place =
         environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
     let pool = environment.pool();

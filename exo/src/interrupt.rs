@@ -30,6 +30,12 @@ fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
     if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
 }
 
+/// Changes how a line is treated, where that need not be fast.
+#[inline(never)]
+fn set(m: &impl Machine, line: u64, to: Line) {
+    m.set_line(line, to);
+}
+
 /// Routes a line, which `by` covers, as `event` to a vcore.
 pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64, mode: Trigger) -> Result<(), Refusal> {
     let words = words(m, line).ok_or(Refusal::BadArgument)?;
@@ -41,7 +47,7 @@ pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64,
     words[1].store(binding::stamp(by), Release);
     words[0].store(to.0 | event << EVENT_SHIFT, Release);
     m.environment(to.environment()).has_lines.store(1, Relaxed);
-    m.set_line(line, Line::Routed(m.vcore(to).home(), mode));
+    set(m, line, Line::Routed(m.vcore(to).home(), mode));
     Ok(())
 }
 
@@ -49,7 +55,7 @@ pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64,
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
     Refusal::NotYours.when(!holder.exists() || holder.environment() != environment.frame())?;
-    m.set_line(line, Line::Unmasked);
+    set(m, line, Line::Unmasked);
     Ok(())
 }
 
@@ -65,7 +71,7 @@ pub fn fired(m: &impl Machine, line: u64) {
             event::raise(m, holder, event);
         }
     } else if word != 0 {
-        m.set_line(line, Line::Retired);
+        set(m, line, Line::Retired);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
     }
 }
@@ -79,7 +85,7 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
         let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
         if holder.exists() && holder.environment() == environment.frame() {
-            m.set_line(line as u64, Line::Retired);
+            set(m, line as u64, Line::Retired);
             let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }
     }
