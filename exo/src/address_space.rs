@@ -191,22 +191,21 @@ impl<'m, M: Machine> Batch<'m, M> {
         if word.exposed() && wanted == Rights::POOL_READ {
             return Ok(word.head());
         }
-        let binding = binding::read(m, self.caller, handle)?;
-        binding.check(m, Rights::empty())?;
-        let device = binding.is(BindingKind::Device) && form.op == MapOp::Map;
-        Refusal::WrongKind.when(!device && !binding.is(BindingKind::Pool))?;
-        Refusal::NoRight.when(!binding.permits(wanted))?;
-        let (found, number) = (m.found(), self.target.number());
-        if device {
-            // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-            Refusal::NotYours.when(!binding.covers(pfn.0, 1) || found.devices.touch(pfn))?;
-            Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
-            if found.uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
-                let claimed = m.tables().uart_owner.compare_exchange(0, number, AcqRel, Acquire);
-                Refusal::InUse.when(claimed.is_err_and(|owner| owner != number))?;
+        let find = |kind| binding::find(m, self.caller, handle, kind, wanted);
+        let binding = match find(BindingKind::Pool) {
+            Err(Refusal::WrongKind) if form.op == MapOp::Map => {
+                // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
+                let (device, found, number) = (find(BindingKind::Device)?, m.found(), self.target.number());
+                Refusal::NotYours.when(!device.covers(pfn.0, 1) || found.devices.touch(pfn))?;
+                Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
+                if found.uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
+                    let claimed = m.tables().uart_owner.compare_exchange(0, number, AcqRel, Acquire);
+                    Refusal::InUse.when(claimed.is_err_and(|owner| owner != number))?;
+                }
+                return Ok(OUTSIDE.0);
             }
-            return Ok(OUTSIDE.0);
-        }
+            binding => binding?,
+        };
         Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
         match word.kind() {
             Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),

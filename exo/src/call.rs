@@ -11,8 +11,6 @@ use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
-use exo_abi::exposed::SLICE_EXACT;
-use exo_abi::page::MAPPABLE_END;
 use exo_abi::{
     BATCH_ENTRIES, Call, DEFAULT_SLICE_US, Handle, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US, PAGE_BYTES,
     Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
@@ -67,7 +65,7 @@ pub fn event(m: &impl Machine, handle: u64) -> Result<u64, Refusal> {
 pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
     let Some(call) = Call::from_number(number) else { return Outcome::Refused(Refusal::NoSuchCall) };
     if call == Call::Halt {
-        return halt(m, m.core().running(), stop_reason::HALTED, x[0]);
+        return halt(m, stop_reason::HALTED, x[0]);
     }
     if call == Call::Map {
         let (refusal, progress) = map(m, x[0], x[1]);
@@ -106,9 +104,10 @@ fn own_environment<M: Machine>(m: &M) -> &Environment {
     m.environment(m.core().running().environment())
 }
 
-/// Stops the running vcore and tells the supervisor.
+/// Stops the running vcore and tells the supervisor. After a fault that cannot be an upcall, the registers are in the control page's `preempted`.
 #[inline(never)]
-pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
+pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
+    let me = m.core().running();
     if reason == stop_reason::HALTED {
         gate::suspend(m, me);
     }
@@ -128,11 +127,6 @@ fn tell_supervisor(m: &impl Machine, environment: &Environment) {
         m.write_uart(b"\r\nexo: the first environment has stopped\r\n");
         m.power(Power::Off(FIRST_STOPPED));
     }
-}
-
-/// A fault that cannot be an upcall; the registers are in the control page's `preempted`.
-pub fn fault(m: &impl Machine) -> Outcome {
-    halt(m, m.core().running(), stop_reason::FAULTED, 0)
 }
 
 /// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
@@ -282,7 +276,7 @@ impl<M: Machine> Request<'_, '_, M> {
             }
             Call::NamesGive => environment::give_names(m, me, target, [x[1], x[2], x[3]]),
             Call::VcoreCreate => {
-                let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= MAPPABLE_END;
+                let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= exo_abi::page::MAPPABLE_END;
                 Refusal::BadArgument.when(misplaced || m.core_at(x[7]).is_none())?;
                 let start = Start { pc: x[4], sp: x[5], argument: x[6] };
                 let _guard = target.locked();
@@ -403,7 +397,7 @@ impl<M: Machine> Request<'_, '_, M> {
         let target = env(m, x[3], Rights::ENV_RUN)?;
         let (owner, vcore) = vcore::of(target, x[4])?;
         let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
-        let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
+        let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { exo_abi::exposed::SLICE_EXACT };
         Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
         Refusal::WrongState.when(vcore.home() != core.id())?;
         let length = m.ticks(microseconds);

@@ -111,9 +111,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
 fn shared_pools(m: &impl Machine, owner: u64) -> Result<(), Refusal> {
     for number in 1..MAX_POOLS {
         let identity = pool::pool(m, number).identity();
-        // A child's own pool, if the child is being destroyed, ends with that: the child's frame is in it.
-        let of_environment = || environment::all(m).any(|environment| environment.pool() == number);
-        let made = identity.owner() == owner && identity.parent() != 0 && !of_environment();
+        let made = identity.owner() == owner && identity.parent() != 0;
         if made && identity.state() == State::Shared {
             begin_pool(m, number);
         }
@@ -167,7 +165,8 @@ pub fn begin_pool(m: &impl Machine, number: u64) {
     let pool = pool::pool(m, number);
     let identity = pool.identity();
     binding::bump(m, identity.cell(), binding::value(m, identity.cell()) & 0x7fff | binding::OBJECT);
-    let _ = pool.change(identity, identity.in_state(State::Dying));
+    let dying = if identity.state() == State::Own { State::DyingOwn } else { State::Dying };
+    let _ = pool.change(identity, identity.in_state(dying));
     pool.set_progress(0);
     pool::pass_children_on(m, number);
 }

@@ -5,7 +5,6 @@ use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
 use crate::vcore::{Vcore, VcoreRef};
 use crate::{page_table, pool};
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
@@ -221,7 +220,7 @@ pub fn give_names(m: &impl Machine, by: u64, to: &Environment, [kind, first, cou
 }
 
 /// Gives those of these numbers that are `from`'s to `to`, whatever they stand for.
-pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to: u64) {
+pub fn give_all(m: &impl Machine, kind: u64, numbers: core::ops::Range<u64>, from: u64, to: u64) {
     for number in numbers {
         let Some((word, used)) = name(m, kind, number) else { return };
         let old = word.load(Relaxed);

@@ -11,7 +11,6 @@ use crate::{interrupt, page_table, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun, crc32};
-use exo_abi::calls::alloc_flag;
 use exo_abi::page::{MAPPABLE_END, Prot};
 use exo_abi::{ABI_VERSION, DEFAULT_SLICE_US, Handle, PAGE_BYTES, Pfn, SLICES_PER_CORE};
 
@@ -125,7 +124,7 @@ fn take(m: &impl Machine) -> Result<Pfn, Fault> {
     let (index, word) = { hints }.find(|(_, word)| *word != 0).ok_or(Fault::MEMORY)?;
     let pfn = Pfn(m.frames().first + index as u64 * 64 + word.trailing_zeros() as u64);
     pool::pool(m, POOL).charge(1).or(Err(Fault::MEMORY))?;
-    frame::allocate(m, POOL, pfn, alloc_flag::ZERO, &mut 1).map(|()| pfn).or(Err(Fault::MEMORY))
+    frame::allocate(m, POOL, pfn, exo_abi::calls::alloc_flag::ZERO, &mut 1).map(|()| pfn).or(Err(Fault::MEMORY))
 }
 
 /// Maps one page where nothing is yet, with the tables it needs, and counts that.

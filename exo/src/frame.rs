@@ -10,7 +10,7 @@
 use crate::machine::{Machine, numbers};
 use crate::pool;
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use exo_abi::calls::alloc_flag::ZERO;
+use exo_abi::calls::alloc_flag;
 use exo_abi::{Pfn, Refusal};
 
 numbers! {
@@ -140,7 +140,7 @@ impl Frames<'_> {
     }
 }
 
-/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. With [`ZERO`], or if it was in another pool last, it is zeroed:
+/// Takes free frame `pfn` into `pool` as data; the pool has been charged for it. With [`alloc_flag::ZERO`], or if it was in another pool last, it is zeroed:
 /// `left` says how often that may still be done.
 pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u64) -> Result<(), Refusal> {
     let frames = m.frames();
@@ -148,7 +148,7 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u6
     let old = Word(place.load(Acquire));
     Refusal::NotFree.when(old.kind() != Kind::Free)?;
     let new = old.pool() != pool;
-    let zeroed = new || flags & ZERO != 0;
+    let zeroed = new || flags & alloc_flag::ZERO != 0;
     Refusal::Again.when(zeroed && *left == 0)?;
     let busy = Word::new(pool, Kind::Busy, 0);
     place.compare_exchange(old.0, busy.0, AcqRel, Relaxed).map_err(|_| Refusal::NotFree)?;

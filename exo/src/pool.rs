@@ -33,8 +33,10 @@ numbers! {
         Shared = 1,
         /// An environment's own.
         Own = 2,
-        /// On its way out.
+        /// Shared memory on its way out.
         Dying = 3,
+        /// That of an environment on its way out: it ends with that.
+        DyingOwn = 4,
     }
 }
 
@@ -163,7 +165,7 @@ pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64
     let old = new.identity();
     Refusal::NotYours.when(old.owner() != caller)?;
     Refusal::InUse.when(old.state() != State::Unused)?;
-    Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
+    Refusal::Stale.when(!matches!(pool(m, parent).identity().state(), State::Shared | State::Own))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
     let claimed = new.change(old, Identity::new(caller, parent, cell, State::Shared));

@@ -220,7 +220,7 @@ extern "C" fn on_fault() -> Leave {
         call::use_fp(&Arm);
         return finish_rarely(Outcome::Resume(core.running()));
     }
-    finish_rarely(call::fault(&Arm))
+    finish_rarely(call::halt(&Arm, exo_abi::calls::stop_reason::FAULTED, 0))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
