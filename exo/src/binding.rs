@@ -118,12 +118,17 @@ pub fn owner(m: &impl Machine, cell: u64) -> u64 {
     m.tables().cell_owners.get(cell as usize).map_or(0, |owner| owner.load(Relaxed).into())
 }
 
-/// Makes stale what carries the cell, and gives the cell, which is for `what` (an object, or 0), to `owner`.
-pub fn bump(m: &impl Machine, cell: u64, owner: u64, what: u64) {
-    let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
+/// Gives a cell to another owner; what carries it stays live.
+pub fn give(m: &impl Machine, cell: u64, owner: u64) {
     if let Some(place) = m.tables().cell_owners.get(cell as usize) {
         place.store(owner as u8, Relaxed);
     }
+}
+
+/// Makes stale what carries the cell, and gives the cell, which is for `what` (an object, or 0), to `owner`.
+pub fn bump(m: &impl Machine, cell: u64, owner: u64, what: u64) {
+    let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
+    give(m, cell, owner);
     cell_word(m, cell).store(next << 16 | what, SeqCst);
 }
 

@@ -31,7 +31,7 @@ pub struct Tables {
     pub cell_owners: [AtomicU8; MAX_CELLS as usize],
     /// Pools.
     pub pools: [Pool; MAX_POOLS as usize],
-    /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
+    /// Environment numbers: frame of the environment in bits 63:16 (0: unused), owner in 15:0.
     pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
@@ -46,7 +46,7 @@ impl Tables {
             cells: [const { AtomicU64::new(1 << 16) }; MAX_CELLS as usize],
             cell_owners: [const { AtomicU8::new(NUMBER as u8) }; MAX_CELLS as usize],
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
-            environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
+            environments: [const { AtomicU64::new(NUMBER) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
             uart_owner: AtomicU64::new(0),
         }
@@ -114,6 +114,7 @@ pub trait Machine {
     /// Timer ticks.
     fn now(&self) -> u64;
     /// Timer ticks of so many microseconds.
+    #[inline(never)]
     fn ticks(&self, microseconds: u64) -> u64 {
         microseconds.saturating_mul(self.found().hz) / 1_000_000
     }

@@ -341,7 +341,7 @@ pub fn create(
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     Refusal::WrongState.when(!vcore.word().is(State::None))?;
     let pool = environment.pool();
-    frame::become_object(m, pool, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
+    frame::turn_into(m, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
     vcore.control.store(linear(page), Relaxed);
     environment.homes[index as usize % MAX_VCORES as usize].store(home as u16, Relaxed);
     vcore.control_address.store(address, Relaxed);

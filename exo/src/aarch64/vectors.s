@@ -663,7 +663,7 @@ resume_entries:
     mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
-    mov     x17, x1
+    mov     w17, w1
     words   ldp
     more_words ldp
     ldp     x18, x30, [sp, #128]
