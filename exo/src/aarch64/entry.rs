@@ -249,7 +249,7 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if number >= interrupt::FIRST_SHARED {
+        } else if !gic::is_from_core(number) && number >= interrupt::FIRST_SHARED {
             interrupt::fired(&Arm, number);
         }
         gic::complete(number);
@@ -420,26 +420,11 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
     control.get(word!(upcall_entry))
 }
 
-unsafe extern "C" {
-    static stack_top: u8;
-}
-
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let leave = finish_rarely(slice::schedule(&Arm));
-    debug_assert!(leave.0 == WORDS);
-    let argument = running_control().get(word!(result));
-    // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
+    let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
+    // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {
-        asm!(
-            "mov sp, {stack}",
-            ".irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
-            "mov x\\n, xzr",
-            ".endr",
-            "eret",
-            stack = in(reg) &raw const stack_top,
-            in("x0") argument,
-            options(noreturn)
-        )
+        asm!("mrs x2, tpidr_el1", "sub sp, x2, #{frame}", "b leave", frame = const FRAME_BYTES, in("x0") how, in("x1") word, options(noreturn))
     }
 }
