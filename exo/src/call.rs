@@ -139,27 +139,28 @@ pub fn fault(m: &impl Machine) -> Outcome {
     halt(m, m.core().running(), stop_reason::FAULTED, 0)
 }
 
-/// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
+/// EL0 used FP/SIMD: the registers of who runs come in. Whom it calls finds them as they are, and so does it what it is replied.
 pub fn use_fp(m: &impl Machine) {
-    let root = gate::root(m, m.core().running());
-    m.load_fp(m.vcore(root).control_frame());
-    m.core().fp.store(root.0, Relaxed);
+    let core = m.core();
+    m.load_fp(m.vcore(core.running()).control_frame());
+    core.fp.store(1, Relaxed);
 }
 
-/// Before `next` runs: another chain's FP/SIMD registers leave the core.
+/// Who runs is preempted: its FP/SIMD registers go to its own control page, before another core can win it.
 #[inline(always)]
-pub fn leave_fp(m: &impl Machine, next: VcoreRef) {
-    let owner = VcoreRef(m.core().fp.load(Relaxed));
-    if owner.exists() {
-        save_fp(m, owner, next);
+pub fn keep_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
+        m.core().fp.store(0, Relaxed);
+        m.save_fp(m.vcore(m.core().running()).control_frame());
     }
 }
 
-#[inline(never)]
-fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
-    if !next.exists() || gate::root(m, next) != owner {
+/// Who ran gave up the core in a call, in which FP/SIMD registers are lost.
+#[inline(always)]
+pub fn lose_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
         m.core().fp.store(0, Relaxed);
-        m.save_fp(m.vcore(owner).control_frame());
+        m.drop_fp();
     }
 }
 

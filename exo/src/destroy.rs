@@ -74,9 +74,6 @@ fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
                 let _ = slice::release(m, core, position);
             });
         }
-        if m.core().fp.compare_exchange(reference.0, 0, Relaxed, Relaxed).is_ok() {
-            m.drop_fp();
-        }
     }
     interrupt::unbind_all(m, dying);
     if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {

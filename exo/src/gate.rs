@@ -12,7 +12,6 @@ use crate::{event, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{call_flag, reply_flag};
-use exo_abi::control_page::FloatingPoint;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal};
 
 /// Where the count of calls above stands in `Vcore::caller`.
@@ -40,11 +39,6 @@ fn up(m: &impl Machine, mut at: VcoreRef, found: impl Fn(VcoreRef) -> bool) -> V
         at = caller;
     }
     at
-}
-
-/// The first vcore of the chain.
-pub fn root(m: &impl Machine, reference: VcoreRef) -> VcoreRef {
-    up(m, reference, |_| false)
 }
 
 /// `owner` is above `end` in its chain, or is it.
@@ -241,7 +235,7 @@ pub fn miss_deadline(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
     }
 }
 
-/// The caller is gone, or waits no longer: the link is cleared and the callee told by CUT. The chain's FP/SIMD registers stay with the part that goes on working.
+/// The caller is gone, or waits no longer: the link is cleared and the callee told by CUT.
 pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
     let target = VcoreRef(vcore.callee.swap(0, AcqRel));
     if !target.exists() {
@@ -252,19 +246,10 @@ pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
     if VcoreRef::from_word(link) != reference {
         return;
     }
-    let root = root(m, reference);
-    let from = m.vcore(root).control_frame();
-    if core.fp.load(Relaxed) == root.0 {
-        m.save_fp(from);
-        core.fp.store(0, Relaxed);
-    }
     // Whoever calls it meanwhile is somebody else: this caller cannot, before its own call has ended.
     if callee.caller.compare_exchange(link, 0, AcqRel, Relaxed).is_err() {
         return;
     }
-    let (from, to) = (m.words(from), m.words(callee.control_frame()));
-    let fp = word!(fp)..word!(fp) + size_of::<FloatingPoint>() / 8;
-    fp.for_each(|index| to[index].store(from[index].load(Relaxed), Relaxed));
     event::raise(m, target, 1 << exo_abi::event::CUT);
     core.reschedule.store(1, Relaxed);
     slice::arm(m);

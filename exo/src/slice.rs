@@ -6,7 +6,7 @@
 //! **Borrow.** A woken vcore with time left in a later slice of this round runs at once and pays with that slice; the end of the slice it interrupts moves. One at a time.
 
 use crate::binding::Binding;
-use crate::call::Outcome;
+use crate::call::{self, Outcome};
 use crate::machine::{Machine, Words};
 use crate::vcore::{Resume, State, Vcore, VcoreRef};
 use crate::{binding, event, gate};
@@ -37,7 +37,7 @@ pub struct Core {
     pub control: AtomicU64,
     /// The vcore that runs; 0: none.
     pub running: AtomicU64,
-    /// The chain whose FP/SIMD registers are in the core: its first vcore.
+    /// EL0 may use FP/SIMD: the registers are those of who runs.
     pub fp: AtomicU64,
     /// Its id.
     pub id: AtomicU64,
@@ -451,6 +451,9 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
     core.loan.store(loan.position, Relaxed);
     core.loan_end.store(now + loan.left, Relaxed);
     let lender = core.running();
+    if lender_resumes == Resume::Full {
+        call::keep_fp(m);
+    }
     core.begin_run(woken);
     event::go_on(m, lender, lender_resumes);
     set_timer(m, core, core.alarm.load(Relaxed).min(now + loan.left));
@@ -475,6 +478,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
         now >= core.slice_end.load(Relaxed) && core.contended(core.position())
     };
     if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
+        call::keep_fp(m);
         core.set_running(VcoreRef::NONE);
         event::go_on(m, running, Resume::Full);
         return schedule(m);

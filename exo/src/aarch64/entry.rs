@@ -280,10 +280,7 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             go_on(control.get(word!(pc)), 0);
             DELIVER
         }
-        Outcome::Resume(next) => {
-            call::leave_fp(&Arm, next);
-            resume_full(next, switch(next))
-        }
+        Outcome::Resume(next) => resume_full(next, switch(next)),
         Outcome::Idle => idle(),
         Outcome::ReturnOrUpcall => {
             let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
@@ -298,14 +295,14 @@ fn finish_rarely(outcome: Outcome) -> Leave {
 /// A vcore that was won in its wait goes on behind it.
 #[inline(always)]
 fn waited(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
 }
 
 /// A vcore that was won goes on as its state word says.
 #[inline(never)]
 fn enter(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     let (vcore, control) = (Arm.vcore(next), switch(next));
     let word = vcore.word();
     if word.resumes(Resume::Full) {
@@ -334,7 +331,7 @@ fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave 
 /// Sleeps until there is somebody to run.
 fn idle() -> Leave {
     loop {
-        call::leave_fp(&Arm, VcoreRef::NONE);
+        call::lose_fp(&Arm);
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
         registers::sleep();
         serve_interrupts();

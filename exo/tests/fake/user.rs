@@ -40,13 +40,13 @@ impl Fake {
             Outcome::ReturnOrUpcall => x[0] = 0,
             Outcome::Deliver(next) => self.pc.set(self.control(next).get(exo::word!(pc))),
             Outcome::Waited(next) => {
-                call::leave_fp(self, next);
+                call::lose_fp(self);
                 *x = [0, self.core().events.load(Relaxed), 0, 0, 0, 0, 0, 0, 0, 0, 0];
                 self.pc.set(self.control(next).get(exo::word!(pc)));
             }
-            Outcome::Resume(next) => call::leave_fp(self, next),
+            Outcome::Resume(_) => {}
             Outcome::Enter(next) => {
-                call::leave_fp(self, next);
+                call::lose_fp(self);
                 let control = self.control(next);
                 let vcore = self.vcore(next);
                 match vcore.word().resume() {
@@ -56,7 +56,7 @@ impl Fake {
                 }
                 self.pc.set(control.get(exo::word!(pc)));
             }
-            Outcome::Idle => call::leave_fp(self, VcoreRef::NONE),
+            Outcome::Idle => call::lose_fp(self),
         }
     }
 
