@@ -7,7 +7,7 @@ use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{Ordering::*, fence};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
@@ -119,6 +119,15 @@ pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
     let _ = vcore::stop(m, me, m.vcore(me), reason, code);
     tell_supervisor(m, m.environment(me.environment()));
     slice::schedule(m)
+}
+
+/// Stops the running vcore because another core asks for it: what follows is [`slice::after_interrupt`]'s matter.
+pub fn stop_running(m: &impl Machine) {
+    let me = m.core().running();
+    let environment = m.environment(me.environment());
+    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
+        tell_supervisor(m, environment);
+    }
 }
 
 /// A vcore of the environment stopped. When it was the first environment's last one, nobody is left to decide anything.
@@ -319,12 +328,16 @@ impl<'m, M: Machine> Request<'m, '_, M> {
     }
 
     fn frame_alloc(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
+        let binding = self.binding(0, BindingKind::Pool, Rights::POOL_ALLOC)?;
+        let number = binding.object;
         let (count, always) = (self.batch()?, self.below(2, alloc_flag::ZERO + 1)? != 0);
         let pool = pool::pool(self.m, number);
         let (mut zeroed, mut result) = (0, Ok(()));
         // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
         pool.charge(count)?;
+        // Who ends the pool takes the binding back first, and looks at its use then: one of the two sees the other.
+        fence(SeqCst);
+        binding.check(self.m, Rights::empty()).inspect_err(|_| pool.uncharge(count))?;
         while result.is_ok() && self.results[0] < count {
             let zero = match zeroed == ZEROED_PER_CALL {
                 true if always => {

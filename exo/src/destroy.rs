@@ -12,6 +12,7 @@ use crate::interrupt;
 use crate::machine::Machine;
 use crate::page_table;
 use crate::pool::{self, State, UNIT};
+use crate::remote;
 use crate::slice;
 use crate::vcore::{self, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -60,30 +61,52 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
     Ok(())
 }
 
-/// Every vcore stops, its positions are free, no line leads to it, the UART returns.
+/// Nobody runs in it any more, no line leads to it, the UART returns.
 fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
+    Refusal::Again.when(!(stop_for_good(m, dying)? || stop_for_good(m, dying)?))?;
+    interrupt::unbind_all(m, dying);
+    if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
+        m.reset_uart();
+    }
+    // From here no TLB may hold anything of it.
+    m.invalidate_space(dying.number());
+    m.finish_invalidation();
+    Ok(())
+}
+
+/// Stops what runs. True when nobody can start it again: who looked it up before it was dying may have done so until he left the kernel. And a core that has left since
+/// then walks its tables no more.
+fn stop_for_good(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let ticket = dying.ticket.load(Relaxed);
+    let left = ticket != 0 && remote::all_left(m, ticket);
+    let changed = stop_all(m, dying)?;
+    if !left || changed {
+        let new = if changed || ticket == 0 { remote::draw(m) } else { ticket };
+        dying.ticket.store(new, Relaxed);
+        return Ok(new == 0);
+    }
+    Ok(true)
+}
+
+/// Every vcore stops, and its positions are free. Answers whether there was something to do.
+fn stop_all(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let mut changed = false;
     for (index, vcore) in dying.vcores.iter().enumerate() {
-        let reference = VcoreRef::new(dying.frame(), index as u64);
         if vcore.word().state() == vcore::State::None {
             continue;
         }
-        Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
+        let reference = VcoreRef::new(dying.frame(), index as u64);
+        let stopped = vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0);
+        Refusal::Again.when(stopped == Err(Refusal::Again))?;
+        let slots = vcore.slots.load(Acquire);
+        changed |= stopped.is_ok() || slots != 0;
         if let Some(core) = m.core_at(vcore.home()) {
-            let slots = vcore.slots.load(Acquire);
             (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
                 let _ = slice::release(m, core, position);
             });
         }
     }
-    interrupt::unbind_all(m, dying);
-    if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
-        m.reset_uart();
-    }
-    Refusal::Again.when(!m.quiesced())?;
-    // Nobody runs in it any more: from here no TLB may hold anything of it.
-    m.invalidate_space(dying.number());
-    m.finish_invalidation();
-    Ok(())
+    Ok(changed)
 }
 
 /// Children, then numbers pass to the supervisor, or to who destroys the first environment. Children first: one that ends meanwhile must not leave its numbers here.
@@ -157,8 +180,11 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     binding::bump(m, cell, heir);
     binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
     environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
-    free(m, dying.frame(), pool);
-    pool::end(m, pool);
+    // Nobody finds it any more, but others may just look at it.
+    let ticket = remote::draw(m);
+    pool::pool(m, pool).uncharge(1);
+    pool::end(m, pool, ticket);
+    frame::retire(m, dying.frame(), ticket);
 }
 
 /// A pool's bindings are dead from here on, and its children its parent's: their quotas count as use, which would never fall.
@@ -272,6 +298,6 @@ pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
     binding::bump(m, cell, binding::owner(m, cell));
-    pool::end(m, number);
+    pool::end(m, number, remote::draw(m));
     Ok(())
 }

@@ -37,8 +37,10 @@ pub struct Environment {
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
+    /// Drawn when its last vcore stopped ([`crate::remote`]).
+    pub ticket: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 46],
+    reserved: [AtomicU64; 45],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }

@@ -4,6 +4,7 @@
 //! word, so that one compare-and-swap keeps `use <= quota` whatever other cores do.
 
 use crate::machine::Machine;
+use crate::remote;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
@@ -20,7 +21,7 @@ pub struct Pool {
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
     pub identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is.
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is. While it is unused: when it ended, a ticket.
     extent: AtomicU64,
 }
 
@@ -162,7 +163,7 @@ pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64
     let new = pool(m, number);
     let old = new.identity();
     Refusal::NotYours.when(old.owner() != caller)?;
-    Refusal::InUse.when(old.state() != State::Unused)?;
+    Refusal::InUse.when(old.state() != State::Unused || !remote::all_left(m, new.extent.load(Relaxed)))?;
     Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
@@ -191,12 +192,13 @@ pub fn pass_children_on(m: &impl Machine, number: u64) {
     }
 }
 
-/// Ends a dying pool that has no frames any more: its number is unused, its quota is the parent's again.
-pub fn end(m: &impl Machine, number: u64) {
+/// Ends a dying pool that has no frames any more: its quota is the parent's again, and its number unused, once nobody works with it since `ticket`.
+pub fn end(m: &impl Machine, number: u64, ticket: u64) {
     let dying = pool(m, number);
     let identity = dying.identity();
     let (_, quota) = dying.account();
-    dying.begin(0);
+    dying.account.store(0, Relaxed);
+    dying.extent.store(ticket, Relaxed);
     let _ = dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused));
     if identity.parent() != 0 {
         pool(m, identity.parent()).uncharge(quota);

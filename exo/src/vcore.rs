@@ -11,7 +11,7 @@
 
 use crate::environment::Environment;
 use crate::machine::{Machine, Words, numbers};
-use crate::{event, frame, gate};
+use crate::{event, frame, gate, remote};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::stop_reason;
 use exo_abi::control_page::Frame;
@@ -300,7 +300,7 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     Ok(())
 }
 
-/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which is interrupted.
+/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which stops it.
 pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, code: u64) -> Result<(), Refusal> {
     let running_here = m.core().running() == reference;
     let old = vcore.update(m, |word| match word.state() {
@@ -312,7 +312,7 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
         return match vcore.word().state() {
             State::None | State::Stopped => Err(Refusal::WrongState),
             State::Running => {
-                m.interrupt_core(vcore.home());
+                remote::stop(m, reference);
                 Err(Refusal::Again)
             }
             _ => Err(Refusal::Again),

@@ -160,7 +160,7 @@ pub fn settle() -> Features {
 /// The machine is set up: the others may run.
 pub fn release() {
     SHARED.fetch_or(HERE, Release);
-    (1..COUNT.load(Relaxed)).for_each(|id| gic::interrupt(place(id)));
+    (1..COUNT.load(Relaxed)).for_each(|id| gic::send(place(id)));
 }
 
 /// What another core begins with, on its own stack.
@@ -173,7 +173,7 @@ pub extern "C" fn main() -> ! {
         own.target.store(gic::own_target(), Relaxed);
         own.said.store(HERE | registers::features().bits(), Release);
     }
-    gic::interrupt(place(0));
+    gic::send(place(0));
     // The first core's interrupt stays pending until the first vcore's entry, or the idle loop, takes it.
     while SHARED.load(Acquire) & HERE == 0 || own.core.id() >= COUNT.load(Relaxed) {
         registers::sleep();

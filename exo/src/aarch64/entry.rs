@@ -15,7 +15,7 @@ use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
-use exo::{event, gate, interrupt, word};
+use exo::{event, gate, interrupt, remote, word};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
 use exo_abi::page::{Descriptor, MapOp, Prot};
@@ -249,8 +249,11 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if !gic::is_from_core(number) && number >= interrupt::FIRST_SHARED {
+        } else if gic::is_shared(number) {
             interrupt::fired(&Arm, number);
+        } else {
+            // Nothing else that is private is unmasked.
+            remote::look(&Arm);
         }
         gic::complete(number);
     }
@@ -333,7 +336,9 @@ fn idle() -> Leave {
     loop {
         call::lose_fp(&Arm);
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
+        Arm.core().requests.sleeps();
         registers::sleep();
+        Arm.core().requests.wakes();
         serve_interrupts();
         match slice::after_interrupt(&Arm) {
             Outcome::Idle => {}
@@ -419,6 +424,7 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
 
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
+    Arm.core().requests.wakes();
     let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
     // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {

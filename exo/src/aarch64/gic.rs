@@ -7,6 +7,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{Controller, Range};
 use exo::fault::{self, Fault};
+use exo::interrupt;
 use exo::machine::{Line, Trigger};
 use spin::mutex::SpinMutex;
 
@@ -112,7 +113,7 @@ pub fn own_target() -> u64 {
 }
 
 /// Interrupts a core, which sees then what was stored before.
-pub fn interrupt(core: &PerCore) {
+pub fn send(core: &PerCore) {
     // The stores are complete before the interrupt is sent (IHI 0069 12.1.2: a write of a system register is not ordered after them by itself; for the
     // distributor's register the barrier orders Normal stores before the Device store, Arm ARM B2.3.12).
     execute!("dsb ishst");
@@ -127,9 +128,9 @@ pub fn interrupt(core: &PerCore) {
     }
 }
 
-/// Another core sent it.
-pub fn is_from_core(number: u64) -> bool {
-    number & 0x3ff == ASKED
+/// It is a line that cores share.
+pub fn is_shared(number: u64) -> bool {
+    (interrupt::FIRST_SHARED..SPECIAL).contains(&number)
 }
 
 /// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.

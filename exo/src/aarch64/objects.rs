@@ -208,12 +208,8 @@ impl Machine for Arm {
     }
     fn interrupt_core(&self, id: u64) {
         if let Some(other) = cores::by_id(id) {
-            gic::interrupt(other);
+            gic::send(other);
         }
-    }
-    fn quiesced(&self) -> bool {
-        // One core runs, and it is here: nobody else holds a reference.
-        true
     }
     fn load_fp(&self, control: Pfn) {
         // SAFETY: the frame is a control page.

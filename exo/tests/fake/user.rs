@@ -4,7 +4,7 @@ use super::Fake;
 use exo::call::{self, Outcome};
 use exo::machine::Machine;
 use exo::vcore::{self, Control, Resume, VcoreRef};
-use exo::{event, slice};
+use exo::{event, remote, slice};
 use exo_abi::page::{Descriptor, MAPPABLE_END, MapEntry};
 use exo_abi::{Call, Pfn, Refusal};
 use std::sync::atomic::Ordering::*;
@@ -175,6 +175,7 @@ impl Fake {
         for _ in 0..8 {
             let Some(core) = self.interrupted.borrow_mut().pop() else { break };
             self.here.set(core as usize);
+            remote::look(self);
             let outcome = slice::after_interrupt(self);
             self.settle(outcome, &mut [0; 11]);
         }
