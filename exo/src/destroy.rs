@@ -183,7 +183,7 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     // Nobody finds it any more, but others may just look at it.
     let ticket = remote::draw(m);
     pool::pool(m, pool).uncharge(1);
-    pool::end(m, pool, ticket);
+    pool::end(m, pool);
     frame::retire(m, dying.frame(), ticket);
 }
 
@@ -210,6 +210,9 @@ mod scan {
 pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refusal> {
     let (pool, frames) = (pool::pool(m, number), m.frames());
     let progress = pool.progress();
+    if progress == pool::ENDED {
+        return Refusal::Again.when(!pool.is_left(m));
+    }
     let (scan, unit) = (progress & 3, progress >> 2);
     let sweeps = scan == scan::SWEEP;
     let (first, end) = if sweeps { (0, frames.words.len() as u64) } else { pool.span() };
@@ -230,7 +233,7 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
         _ if at < end => scan | (at / UNIT) << 2,
-        scan::FREE if pool.account().0 <= rest => return Ok(()),
+        scan::FREE if pool.account().0 <= rest => return Refusal::Again.when(!pool.is_left(m)),
         scan::FREE => {
             // A child that was being made when this pool began to end.
             pool::pass_children_on(m, number);
@@ -298,6 +301,6 @@ pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
     binding::bump(m, cell, binding::owner(m, cell));
-    pool::end(m, number, remote::draw(m));
+    pool::end(m, number);
     Ok(())
 }

@@ -13,6 +13,8 @@ pub const UNIT: u64 = 128;
 /// The largest number of a unit: RAM spans no more than 256 GiB.
 const UNITS: u64 = (1 << 19) - 1;
 const PROGRESS: u64 = (1 << 26) - 1;
+/// Progress of a pool that waits for nothing but other cores.
+pub const ENDED: u64 = PROGRESS;
 
 /// A pool.
 #[derive(Default)]
@@ -21,7 +23,7 @@ pub struct Pool {
     account: AtomicU64,
     /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
     pub identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is. While it is unused: when it ended, a ticket.
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is. At the end of that in 63:26 a ticket.
     extent: AtomicU64,
 }
 
@@ -121,6 +123,14 @@ impl Pool {
         self.extent.load(Acquire) & PROGRESS
     }
 
+    /// All its frames are free, but who looked its binding up before it was dying may still work with its number: true when nobody can any more.
+    pub fn is_left(&self, m: &impl Machine) -> bool {
+        if self.progress() != ENDED {
+            self.extent.store(remote::draw(m) << 26 | ENDED, Relaxed);
+        }
+        remote::all_left(m, self.extent.load(Relaxed) >> 26)
+    }
+
     /// Keeps how far its destruction is.
     pub fn set_progress(&self, progress: u64) {
         // Another core may still take a frame by a binding that it looked up before.
@@ -163,7 +173,7 @@ pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64
     let new = pool(m, number);
     let old = new.identity();
     Refusal::NotYours.when(old.owner() != caller)?;
-    Refusal::InUse.when(old.state() != State::Unused || !remote::all_left(m, new.extent.load(Relaxed)))?;
+    Refusal::InUse.when(old.state() != State::Unused)?;
     Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
@@ -192,13 +202,12 @@ pub fn pass_children_on(m: &impl Machine, number: u64) {
     }
 }
 
-/// Ends a dying pool that has no frames any more: its quota is the parent's again, and its number unused, once nobody works with it since `ticket`.
-pub fn end(m: &impl Machine, number: u64, ticket: u64) {
+/// Ends a dying pool that has no frames any more: its number is unused, its quota is the parent's again.
+pub fn end(m: &impl Machine, number: u64) {
     let dying = pool(m, number);
     let identity = dying.identity();
     let (_, quota) = dying.account();
-    dying.account.store(0, Relaxed);
-    dying.extent.store(ticket, Relaxed);
+    dying.begin(0);
     let _ = dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused));
     if identity.parent() != 0 {
         pool(m, identity.parent()).uncharge(quota);

@@ -306,7 +306,7 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
     let old = vcore.update(m, |word| match word.state() {
         State::None | State::Stopped | State::Held => None,
         State::Running if !running_here => None,
-        _ => Some(word.in_state(State::Stopped)),
+        _ => Some(word.in_state(State::Held)),
     });
     let Some(old) = old else {
         return match vcore.word().state() {
@@ -318,8 +318,10 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
             _ => Err(Refusal::Again),
         };
     };
+    // Held until the reason stands there: who finds it stopped may report, or start it anew.
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
+    vcore.update(m, |word| Some(word.in_state(State::Stopped)));
     if old.is(State::Calling) {
         gate::abandon_callee(m, reference, vcore);
     }

@@ -179,7 +179,13 @@ fn destruction_waits_until_every_core_has_left() {
     // Once is enough, and who sleeps is let sleep.
     assert_eq!(*fake.interrupted.borrow(), [1]);
     fake.deliver();
-    // Its frame is the last, and nobody's until that core has left once more. So is its pool's number.
+    // And once more when nobody can work with its pool any more.
+    for _ in 0..20 {
+        fake.refused(Again, Call::EnvDestroy, &[child.env, 0]);
+    }
+    assert_eq!(*fake.interrupted.borrow(), [1]);
+    fake.deliver();
+    // Its frame is the last, and nobody's until that core has left again.
     fake.destroy(child.env);
     fake.batch_frames(&[child.frame]);
     fake.refused(NotFree, Call::FrameAlloc, &[POOL, 1]);
