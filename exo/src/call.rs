@@ -7,7 +7,7 @@ use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, FRAME_WORDS, Link, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{Ordering::*, fence};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
@@ -116,6 +116,15 @@ pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
     slice::schedule(m)
 }
 
+/// Stops the running vcore because another core asks for it: what follows is [`slice::after_interrupt`]'s matter.
+pub fn stop_running(m: &impl Machine) {
+    let me = m.core().running();
+    let environment = m.environment(me.environment());
+    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
+        tell_supervisor(m, environment);
+    }
+}
+
 /// A vcore of the environment stopped. When it was the first environment's last one, nobody is left to decide anything.
 fn tell_supervisor(m: &impl Machine, environment: &Environment) {
     let supervisor = VcoreRef(environment.supervisor.load(Relaxed));
@@ -129,27 +138,28 @@ fn tell_supervisor(m: &impl Machine, environment: &Environment) {
     }
 }
 
-/// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
+/// EL0 used FP/SIMD: the registers of who runs come in. Whom it calls finds them as they are, and so does it what it is replied.
 pub fn use_fp(m: &impl Machine) {
-    let root = gate::root(m, m.core().running());
-    m.load_fp(m.vcore(root).control_frame());
-    m.core().fp.store(root.0, Relaxed);
+    let core = m.core();
+    m.load_fp(m.vcore(core.running()).control_frame());
+    core.fp.store(1, Relaxed);
 }
 
-/// Before `next` runs: another chain's FP/SIMD registers leave the core.
+/// Who runs is preempted: its FP/SIMD registers go to its own control page, before another core can win it.
 #[inline(always)]
-pub fn leave_fp(m: &impl Machine, next: VcoreRef) {
-    let owner = VcoreRef(m.core().fp.load(Relaxed));
-    if owner.exists() {
-        save_fp(m, owner, next);
+pub fn keep_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
+        m.core().fp.store(0, Relaxed);
+        m.save_fp(m.vcore(m.core().running()).control_frame());
     }
 }
 
-#[inline(never)]
-fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
-    if !next.exists() || gate::root(m, next) != owner {
+/// Who ran gave up the core in a call, in which FP/SIMD registers are lost.
+#[inline(always)]
+pub fn lose_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
         m.core().fp.store(0, Relaxed);
-        m.save_fp(m.vcore(owner).control_frame());
+        m.drop_fp();
     }
 }
 
@@ -312,19 +322,23 @@ impl<M: Machine> Request<'_, '_, M> {
                 self.results[0] = audit::frame(m, Pfn(x[1]))?;
                 Ok(())
             }
-            _ => self.frames(call, by.object),
+            _ => self.frames(call, &by),
         }
     }
 
     /// `frame_alloc`, `frame_free` and `frame_kind`: the frames of the batch buffer, until one is refused.
-    fn frames(&mut self, call: Call, number: u64) -> Result<(), Refusal> {
-        let (m, x, pool) = (self.m, self.x, pool::pool(self.m, number));
+    fn frames(&mut self, call: Call, by: &Binding) -> Result<(), Refusal> {
+        let (m, x, number) = (self.m, self.x, by.object);
+        let pool = pool::pool(m, number);
         let count = if x[1] == 0 { Err(Refusal::BadArgument) } else { below(x[1], BATCH_ENTRIES + 1) }?;
         let flag = if call == Call::FrameFree { 0 } else { below(x[2], 2)? };
         let kind = if flag == frame_kind::CODE { Kind::Code } else { Kind::Data };
         // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
         if call == Call::FrameAlloc {
             pool.charge(count)?;
+            // Who ends the pool takes the binding back first, and looks at its use then: one of the two sees the other.
+            fence(SeqCst);
+            by.check(m, Rights::empty()).inspect_err(|_| pool.uncharge(count))?;
         }
         let (mut left, mut done, mut result) = (ZEROED_PER_CALL, 0, Ok(()));
         while result.is_ok() && done < count {

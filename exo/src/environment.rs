@@ -38,8 +38,10 @@ pub struct Environment {
     pub has_lines: AtomicU64,
     /// The core whose slices each vcore may own.
     pub homes: [AtomicU16; MAX_VCORES as usize],
+    /// Drawn when its last vcore stopped ([`crate::remote`]).
+    pub ticket: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 32],
+    reserved: [AtomicU64; 31],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }

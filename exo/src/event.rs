@@ -3,7 +3,7 @@
 use crate::call::Outcome;
 use crate::machine::Machine;
 use crate::vcore::{self, DEADLINE, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
-use crate::{gate, slice, word};
+use crate::{gate, remote, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
 
@@ -25,7 +25,7 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) {
         // It runs elsewhere: if it wants to be interrupted for this event and did not know of it yet, its core must look.
         let wanted = vcore::control(m, target).get(word!(upcall_events));
         if wanted & events & !before.0 != 0 {
-            m.interrupt_core(vcore::home(m, reference));
+            remote::interrupt(m, reference);
         }
     }
 }
@@ -37,9 +37,10 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
         let slots = vcore.slots.load(Acquire);
         if slots != 0
             && let Some(core) = m.core_at(vcore::home(m, reference))
-            && core.ready.fetch_or(slots, AcqRel) & slots != slots
+            && let ready = core.ready.fetch_or(slots, AcqRel)
+            && ready & slots != slots
         {
-            slice::kick(m, core);
+            slice::kick_ready(m, core, ready);
         }
         reference = vcore.serves();
         if !reference.exists() {

@@ -35,6 +35,8 @@ pub struct Tables {
     pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
+    /// The last ticket that was drawn ([`crate::remote`]).
+    pub tickets: AtomicU64,
     /// The environment that claimed the debug UART; 0: the kernel has it.
     pub uart_owner: AtomicU64,
 }
@@ -48,6 +50,7 @@ impl Tables {
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
             environments: [const { AtomicU64::new(NUMBER) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
+            tickets: AtomicU64::new(0),
             uart_owner: AtomicU64::new(0),
         }
     }
@@ -153,10 +156,8 @@ pub trait Machine {
 
     /// Changes how an interrupt line is treated.
     fn set_line(&self, line: u64, to: Line);
-    /// Makes another core look at its ready slots and at who must stop.
+    /// Makes another core look: [`crate::remote::look`], then [`crate::slice::after_interrupt`].
     fn interrupt_core(&self, id: u64);
-    /// Every core has left the kernel once since the objects that are to be freed became unreachable.
-    fn quiesced(&self) -> bool;
 
     /// FP/SIMD registers of `from`'s control page move into the registers, and EL0 may use them.
     fn load_fp(&self, control: Pfn);

@@ -11,7 +11,7 @@
 
 use crate::environment::Environment;
 use crate::machine::{MAX_SPAN, Machine, Words, linear, numbers};
-use crate::{event, frame, gate};
+use crate::{event, frame, gate, remote};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::stop_reason;
 use exo_abi::control_page::Frame;
@@ -367,27 +367,29 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     Ok(())
 }
 
-/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which is interrupted.
+/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which stops it.
 pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, code: u64) -> Result<(), Refusal> {
     // Who is in a call runs nowhere once the call has been ended here.
     let mine = m.core().running() == reference || gate::abandon_callee(m, reference, vcore);
     let stopped = vcore.update(m, |word| match word.state() {
         State::None | State::Stopped | State::Held => None,
         State::Running if !mine => None,
-        _ => Some(word.in_state(State::Stopped)),
+        _ => Some(word.in_state(State::Held)),
     });
     if stopped.is_none() {
         return match vcore.word().state() {
             State::None | State::Stopped => Err(Refusal::WrongState),
             State::Running => {
-                m.interrupt_core(home(m, reference));
+                remote::stop(m, reference);
                 Err(Refusal::Again)
             }
             _ => Err(Refusal::Again),
         };
     }
+    // Held until the reason stands there: who finds it stopped may report, or start it anew.
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
+    vcore.update(m, |word| Some(word.in_state(State::Stopped)));
     gate::fail_caller(m, vcore, Refusal::Died);
     Ok(())
 }

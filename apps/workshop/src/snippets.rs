@@ -159,6 +159,28 @@ snippets! {
         ],
         /// Calls handle 9, and halts with the refusal.
         CallNine: ["mov x0, #9", "svc #(65535 - 0)", "svc #(65535 - 22)"],
+        /// Calls handle 9 with 77 until it was echoed as often as x0 says, which it counts at sp; halts with 0. `Busy` is no answer; another refusal it halts with.
+        CallMany: [
+            "stp xzr, x0, [sp]",
+            "1:",
+            "mov x0, #9",
+            "mov x1, #77",
+            "svc #(65535 - 0)",
+            "cmp x0, #14",
+            "b.eq 1b",
+            "cbnz x0, 2f",
+            "mov x0, #99",
+            "cmp x1, #77",
+            "b.ne 2f",
+            "ldp x2, x3, [sp]",
+            "add x2, x2, #1",
+            "str x2, [sp]",
+            "cmp x2, x3",
+            "b.lo 1b",
+            "mov x0, #0",
+            "2:",
+            "svc #(65535 - 22)",
+        ],
         /// Yields to vcore 0 of the environment in handle 2, for ever.
         YieldBack: ["1:", "mov x0, #2", "mov x1, #0", "svc #(65535 - 7)", "b 1b"],
         /// Waits for event 0, and notifies handle 2 each time.

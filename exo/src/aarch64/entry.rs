@@ -15,7 +15,7 @@ use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Link, Resume, State, Vcore, VcoreRef};
-use exo::{event, interrupt, word};
+use exo::{event, interrupt, remote, word};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
 use exo_abi::page::{Descriptor, MapOp, Prot};
@@ -248,8 +248,11 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if number >= interrupt::FIRST_SHARED {
+        } else if gic::is_shared(number) {
             interrupt::fired(&Arm, number);
+        } else {
+            // Nothing else that is private is unmasked.
+            remote::look(&Arm);
         }
         gic::complete(number);
     }
@@ -279,10 +282,7 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             go_on(control.get(word!(pc)), 0);
             DELIVER
         }
-        Outcome::Resume(next) => {
-            call::leave_fp(&Arm, next);
-            resume_full(next, switch(next))
-        }
+        Outcome::Resume(next) => resume_full(next, switch(next)),
         Outcome::Idle => idle(),
         Outcome::ReturnOrUpcall => {
             let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
@@ -297,14 +297,14 @@ fn finish_rarely(outcome: Outcome) -> Leave {
 /// A vcore that was won in its wait goes on behind it.
 #[inline(always)]
 fn waited(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
 }
 
 /// A vcore that was won goes on as its state word says.
 #[inline(never)]
 fn enter(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     let (vcore, control) = (Arm.vcore(next), switch(next));
     let word = vcore.word();
     if word.resumes(Resume::Full) {
@@ -333,9 +333,11 @@ fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave 
 /// Sleeps until there is somebody to run.
 fn idle() -> Leave {
     loop {
-        call::leave_fp(&Arm, VcoreRef::NONE);
+        call::lose_fp(&Arm);
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
+        Arm.core().requests.sleeps();
         registers::sleep();
+        Arm.core().requests.wakes();
         serve_interrupts();
         match slice::after_interrupt(&Arm) {
             Outcome::Idle => {}
@@ -418,26 +420,12 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
     control.get(word!(upcall_entry))
 }
 
-unsafe extern "C" {
-    static stack_top: u8;
-}
-
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let leave = finish_rarely(slice::schedule(&Arm));
-    debug_assert!(leave.0 == WORDS);
-    let argument = running_control().get(word!(result));
-    // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
+    Arm.core().requests.wakes();
+    let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
+    // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {
-        asm!(
-            "mov sp, {stack}",
-            ".irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
-            "mov x\\n, xzr",
-            ".endr",
-            "eret",
-            stack = in(reg) &raw const stack_top,
-            in("x0") argument,
-            options(noreturn)
-        )
+        asm!("mrs x2, tpidr_el1", "sub sp, x2, #{frame}", "b leave", frame = const FRAME_BYTES, in("x0") how, in("x1") word, options(noreturn))
     }
 }

@@ -406,6 +406,7 @@ other_call:
     eret
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
+    .global leave
 leave:
     add     sp, sp, #{FRAME}            // what was on the stack is below it now
     subs    x0, x0, #3
@@ -673,7 +674,7 @@ resume_entries:
 
 // The kernel is wrong. The stack may be the reason, so the report gets a fresh one.
 kernel_fault:
-    ldr     x16, =stack_top
+    mrs     x16, tpidr_el1
     mov     sp, x16
     mrs     x0, esr_el1
     mrs     x1, elr_el1
