@@ -439,9 +439,15 @@ other_yield:
 // By number. (`svc #0` is no call.)
     .balign 32
 hot_calls:
+    .if     {GENERAL}                   // nothing is plain, here and below
+    .irp    target, no_call, null, slow, slow, resume, other_wait, slow, slow
+    b       \target
+    .endr
+    .else
     .irp    target, no_call, null, gate_call, gate_reply, resume, wait, notify, yield_to
     b       \target
     .endr
+    .endif
 
 // A call that was not plain: its number again.
 slow:
@@ -551,6 +557,9 @@ map_slow:
 resume:
     ldr     x17, [sp, #-16]
     cbz     x17, resume_now
+    .if     {GENERAL}
+    b       resume_entries
+    .endif
     cmp     x17, #1
     b.ne    resume_entries
     below   stp
@@ -569,6 +578,9 @@ other_map:
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
 // x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
 map:
+    .if     {GENERAL}
+    b       other_map
+    .endif
     sub     x17, x1, #1
     orr     x17, x17, x0
     cbnz    x17, other_map
@@ -687,6 +699,9 @@ map_page:
 mapped:
     below   ldp
 resume_now:
+    .if     {GENERAL}
+    b       resume_fully
+    .endif
     mrs     x17, tpidr_el1
     ldp     x16, x17, [x17]
     ldr     x16, [x16]
@@ -707,6 +722,7 @@ resume_now:
     eret
 resume_events:
     ldp     x0, x1, [sp, #-32]
+resume_fully:
     save
     rust    {RESUME_EVENTS}
 
