@@ -1,6 +1,7 @@
 //! Images that are run as tests: on which machine, with what input, what must and what must not appear.
 
 use crate::build;
+use crate::cargo::Paths;
 use crate::emulator::{self, End};
 use crate::error::{Error, Result};
 use crate::machine::MachineOptions;
@@ -32,6 +33,8 @@ pub struct Case {
     pub code: i32,
     /// When it is taken for hanging.
     pub limit: Duration,
+    /// Which way calls take through the kernel.
+    pub paths: Paths,
 }
 
 impl Case {
@@ -45,12 +48,19 @@ impl Case {
             forbidden: Vec::new(),
             code: 0,
             limit: HANGS,
+            paths: Paths::Short,
         }
     }
 
     /// On this machine.
     pub fn on(mut self, options: MachineOptions) -> Case {
         self.options = options;
+        self
+    }
+
+    /// With this kernel.
+    pub fn through(mut self, paths: Paths) -> Case {
+        self.paths = paths;
         self
     }
 
@@ -79,7 +89,7 @@ impl Case {
 
     /// Builds and runs it; answers the output.
     pub fn run(&self) -> Result<String> {
-        let built = build::build(&build::find(&self.image)?, &self.options, &Progress::Silent)?;
+        let built = build::build_with(&build::find(&self.image)?, &self.options, self.paths, &Progress::Silent)?;
         let arguments = emulator::arguments(&built, &self.options, &[]);
         let captured = emulator::captured(&arguments, self.input.as_bytes(), self.limit)?;
         self.judge(captured.end, &captured.output)?;
