@@ -5,8 +5,10 @@ use crate::cargo::Paths;
 use crate::emulator::{self, End};
 use crate::error::{Error, Result};
 use crate::machine::MachineOptions;
+use crate::policy::{Policy, SlicesToml};
 use crate::progress::Progress;
 use std::time::Duration;
+use toml::Spanned;
 
 /// What no run may ever print, whatever it tests.
 pub const ALWAYS_FORBIDDEN: [&str; 3] = ["kernel panic", "panicked at", "invariant broken"];
@@ -35,6 +37,8 @@ pub struct Case {
     pub limit: Duration,
     /// Which way calls take through the kernel.
     pub paths: Paths,
+    /// Arguments for the last program, in the place of those in the image file, and slices for it on every core.
+    pub arguments: Option<Vec<String>>,
 }
 
 impl Case {
@@ -49,6 +53,7 @@ impl Case {
             code: 0,
             limit: HANGS,
             paths: Paths::Short,
+            arguments: None,
         }
     }
 
@@ -89,11 +94,28 @@ impl Case {
 
     /// Builds and runs it; answers the output.
     pub fn run(&self) -> Result<String> {
-        let built = build::build_with(&build::find(&self.image)?, &self.options, self.paths, &Progress::Silent)?;
+        let built = build::build_with(&self.policy()?, &self.options, self.paths, &Progress::Silent)?;
         let arguments = emulator::arguments(&built, &self.options, &[]);
         let captured = emulator::captured(&arguments, self.input.as_bytes(), self.limit)?;
         self.judge(captured.end, &captured.output)?;
         Ok(captured.output)
+    }
+
+    fn policy(&self) -> Result<Policy> {
+        let mut policy = build::find(&self.image)?;
+        if let (Some(arguments), Some(program)) = (&self.arguments, policy.image.programs.last_mut()) {
+            let program = program.get_mut();
+            program.args.clone_from(arguments);
+            if let Some(slices) = program.slices.as_mut().map(Spanned::get_mut)
+                && let Some(last) = slices.last().cloned()
+            {
+                slices.extend((1..self.options.smp).map(|core| {
+                    let more = SlicesToml { core, ..last.get_ref().clone() };
+                    Spanned::new(last.span(), more)
+                }));
+            }
+        }
+        Ok(policy)
     }
 
     /// Whether a run that ended so, with this output, is what was wanted.
@@ -147,6 +169,13 @@ pub fn attack(image: &str, options: MachineOptions) -> Case {
         "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
         _ => case,
     }
+}
+
+/// So many calls between servers and clients that are killed, revoked and restarted all the time, on every core of a machine.
+pub fn gates(seed: u64, calls: u64, options: MachineOptions) -> Case {
+    let mut case = Case::new("gates").on(options);
+    case.arguments = Some(vec![seed.to_string(), calls.to_string()]);
+    case.expecting(&[&format!("gates: {calls} answered"), "nothing wrong, nothing lost, nothing left"])
 }
 
 /// The machine of a test: its time is counted in instructions, so that what it sees does not depend on how busy the host is.

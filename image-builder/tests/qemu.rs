@@ -138,6 +138,16 @@ fn both_paths_through_the_kernel_have_the_same_effects_on_cortex_a76() {
 }
 
 #[test]
+fn calls_are_answered_rightly_whoever_is_killed_revoked_and_restarted_on_cortex_a72() {
+    pass(&cases::gates(1, 200_000, machine(2, "cortex-a72", 1)));
+}
+
+#[test]
+fn calls_are_answered_rightly_whoever_is_killed_revoked_and_restarted_on_cortex_a76() {
+    pass(&cases::gates(2, 200_000, machine(3, "cortex-a76", 1)));
+}
+
+#[test]
 fn demo_answers_piped_input_and_switches_off() {
     pass(&cases::demo());
 }

@@ -133,10 +133,15 @@ impl Child {
 
     /// Makes its next vcore, which will begin there with that stack pointer and x0. Answers with its index.
     pub fn vcore(&mut self, pc: u64, sp: u64, x0: u64) -> Result<u64, Refusal> {
+        self.vcore_on(0, pc, sp, x0)
+    }
+
+    /// The same with another home core.
+    pub fn vcore_on(&mut self, core: u64, pc: u64, sp: u64, x0: u64) -> Result<u64, Refusal> {
         let index = self.controls.len() as u64;
         let control_frame = self.frame()?;
         let control_va = CONTROL_VA + index * PAGE_BYTES;
-        let start = VcoreStart { control_frame, control_va, pc, sp, x0, core: 0 };
+        let start = VcoreStart { control_frame, control_va, pc, sp, x0, core };
         sys::vcore_create_other(self.env, index, &start)?;
         self.controls.push(control_frame);
         self.map(&[data(control_va, control_frame, self.pool)])?;
