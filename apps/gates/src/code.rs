@@ -1,6 +1,6 @@
 //! Machine code for servers and clients. What each knows lies in the page at its stack pointer, and outlives it.
 
-use workshop::EXTRA_VA;
+use workshop::{EXTRA_VA, svc};
 
 /// Words of the page, by their offsets.
 pub mod word {
@@ -92,7 +92,7 @@ workshop::snippets! {
             "mov x10, #30",
             "orr x0, x0, #(1 << 18)",
             "5:",
-            "svc #2",
+            svc!(call),
             "cbnz x0, 6f",
             // Is it the answer to this very call, of this server, to this badge?
             "ldr x9, [sp, #120]",
@@ -114,14 +114,14 @@ workshop::snippets! {
             "cbz x8, 1b",
             // A binding came: it is used, and dropped.
             "mov x0, #30",
-            "svc #6",
+            svc!(notify),
             "cbz x0, 51f",
             "cmp x0, #4",
             "b.ne 9f",
             "51:",
             "mov x0, #30",
             "mov x1, #0",
-            "svc #27",
+            svc!(restrict),
             "b 1b",
             // Refused: by what may happen here?
             "6:",
@@ -148,24 +148,24 @@ workshop::snippets! {
             "ldr x9, [sp, #136]",
             "add x0, x9, #8",
             "mov x1, #0",
-            "svc #27",
+            svc!(restrict),
             // There is no such server now: it waits a little.
             "62:",
             "mrs x1, cntvct_el0",
             "add x1, x1, #400",
             "mov x0, #0",
-            "svc #5",
+            svc!(wait),
             "b 1b",
             // Whoever is busy is lent the slice.
             "61:",
             "ldr x9, [sp, #136]",
             "add x0, x9, #8",
             "mov x1, #0",
-            "svc #7",
+            svc!(yield_to),
             "b 1b",
             "8:",
             "mov x0, #0",
-            "svc #22",
+            svc!(halt),
             "b 8b",
             "9:",
             "stp x0, x1, [sp, #48]",
@@ -176,7 +176,7 @@ workshop::snippets! {
             "mov x9, #1",
             "str x9, [sp, #40]",
             "mov x0, #0xbad",
-            "svc #22",
+            svc!(halt),
         ],
         /// Serves: at once, after calling the next server, slowly, after a pause, with a binding, or never, since it dies.
         Server: [
@@ -186,7 +186,7 @@ workshop::snippets! {
             "orr x0, x0, #(1 << 50)",
             "2:",
             "mov x10, #20",
-            "svc #3",
+            svc!(reply_wait),
             "cbz x0, 7f",
             "str x0, [sp, #160]",
             "str x1, [sp, #120]",
@@ -199,10 +199,10 @@ workshop::snippets! {
             "cbz x8, 4f",
             // A binding came: it is used, and dropped.
             "mov x0, #20",
-            "svc #6",
+            svc!(notify),
             "mov x0, #20",
             "mov x1, #0",
-            "svc #27",
+            svc!(restrict),
             "4:",
             "ldr x3, [sp, #144]",
             "and x5, x3, #15",
@@ -231,7 +231,7 @@ workshop::snippets! {
             "mrs x1, cntvct_el0",
             "add x1, x1, #100",
             "mov x0, #0",
-            "svc #5",
+            svc!(wait),
             "b 6f",
             // It calls the next server, and answers only if that answered rightly or not at all.
             "5:",
@@ -249,7 +249,7 @@ workshop::snippets! {
             "ubfx x3, x2, #20, #12",
             "sub x4, x4, #1",
             "mov x0, #8",
-            "svc #2",
+            svc!(call),
             "cbnz x0, 55f",
             "ldr x9, [sp, #176]",
             "cmp x9, x1",
@@ -278,7 +278,7 @@ workshop::snippets! {
             "b.ne 6f",
             "mov x0, #8",
             "mov x1, #0",
-            "svc #27",
+            svc!(restrict),
             "6:",
             "ldr x1, [sp, #120]",
             "ldr x2, [sp, #128]",
@@ -312,12 +312,12 @@ workshop::snippets! {
             "b.ne 9f",
             "mov x0, #20",
             "mov x1, #0",
-            "svc #27",
+            svc!(restrict),
             "b 6b",
             "71:",
             "tbz x1, #1, 1b",
             "ldr x0, [sp, #168]",
-            "svc #26",
+            svc!(take_back),
             "b 1b",
             "9:",
             "stp x0, x1, [sp, #48]",
@@ -328,15 +328,14 @@ workshop::snippets! {
             "mov x9, #1",
             "str x9, [sp, #40]",
             "mov x0, #0xbad",
-            "svc #22",
+            svc!(halt),
         ],
     }
 }
 
-// The handles, words and calls above are those of the contract and of this page.
+// The handles, words and refusals above are those of the contract and of this page.
 const _: () = {
-    use exo_abi::{Call, Refusal::*};
-    assert!(Call::Restrict as u64 == 27 && Call::TakeBack as u64 == 26 && Call::Halt as u64 == 22);
+    use exo_abi::Refusal::*;
     assert!(1 << BadHandle as u64 | 1 << Stale as u64 | 1 << Busy as u64 == 0x4014);
     assert!(1 << Died as u64 | 1 << DeadlineMissed as u64 | 1 << SlotTaken as u64 == 0xe_0000);
     assert!(word::CELL == 168 && word::BADGE == 192 && word::FACTOR == 200 && word::REFUSED == 256);

@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 use exo_abi::control_page::{ControlPage, Frame};
-use workshop::EXTRA_VA;
+use workshop::{EXTRA_VA, svc};
 
 /// Bytes of an order and its record.
 pub const ORDER_BYTES: u64 = 384;
@@ -16,6 +16,8 @@ pub const LOAD: u64 = 35;
 pub const STORE: u64 = 36;
 /// No call: uses FP/SIMD, so that the registers come in.
 pub const FLOAT: u64 = 37;
+/// No call of Velvet's: `svc #0`, which is an upcall.
+pub const FOREIGN: u64 = 38;
 
 /// Words of the control page that [`Code::Upcall`] and its maker share. Others it fills alone: upcalls so far at 0, all events at 16, a refusal of `resume` at 24.
 pub mod told {
@@ -67,7 +69,7 @@ workshop::snippets! {
             "br x17",
             "2:",
             ".irp number,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34",
-            "svc #\\number",
+            svc!(number),
             "b 3f",
             ".endr",
             "ldr x0, [x0]",
@@ -75,6 +77,8 @@ workshop::snippets! {
             "str x1, [x0]",
             "b 3f",
             "fmov d0, x0",
+            "b 3f",
+            "svc #0",
             "b 3f",
             "3:",
             "stp x16, x17, [sp, #16]",
@@ -107,11 +111,11 @@ workshop::snippets! {
             "b 1b",
             "9:",
             "mov x0, #0",
-            "svc #22",
+            svc!(halt),
             "b 9b",
         ],
         /// Serves one call by spinning, for ever.
-        Spin: ["mov x0, #0", "svc #3", "1:", "b 1b"],
+        Spin: ["mov x0, #0", svc!(reply_wait), "1:", "b 1b"],
         /// An upcall's handler: counts and notes in the library's words, ends with the batch it is told of, and behind a load or store that cannot be.
         Upcall: [
             "mrs x16, tpidrro_el0",
@@ -146,7 +150,7 @@ workshop::snippets! {
             "ldp x0, x1, [x16, #64]",
             "ldp x2, x3, [x16, #80]",
             "mov x16, x17",
-            "svc #4",
+            svc!(resume),
             // Refused.
             "stp x16, x17, [sp, #56]",
             "mrs x16, tpidrro_el0",
@@ -165,7 +169,7 @@ workshop::snippets! {
             "1:",
             "ldp x0, x1, [x16, #64]",
             "mov x16, #0",
-            "svc #4",
+            svc!(resume),
             "b .",
         ],
     }

@@ -128,8 +128,7 @@ fn plain(cases: &mut Cases) {
         stage.run(client)
     });
     cases.add("a server that works in between", |stage| {
-        let (server, client) =
-            pair(stage, &[reply(0, 0), Order::new(1, &[]), wait(0, 1), reply(0, 0x10)], &[call(GATE, 0x20)])?;
+        let (server, client) = pair(stage, &[reply(0, 0), null(&[]), wait(0, 1), reply(0, 0x10)], &[call(GATE, 0x20)])?;
         stage.run(client)?;
         stage.run(server)
     });

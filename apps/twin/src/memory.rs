@@ -142,12 +142,8 @@ pub fn cases(cases: &mut Cases) {
             stage.run(who)
         });
         cases.add(alloc::format!("resume with map {name}"), move |stage| {
-            let orders = [
-                Order::new(0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
-                load(descriptor(PLACE)),
-                load(PLACE),
-                Order::new(1, &[]),
-            ];
+            let orders =
+                [foreign(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]), load(descriptor(PLACE)), load(PLACE), null(&[])];
             let (who, frames) = mapper(stage, &orders)?;
             stage.take_upcalls(who, 0)?;
             batch(stage, who, &[entry(&frames)])?;
@@ -178,7 +174,7 @@ pub fn cases(cases: &mut Cases) {
         });
     }
     cases.add("map without the right to", |stage| {
-        let (who, frames) = mapper(stage, &[restrict(0, 2), map(0, 1), Order::new(0, &[]), restrict(0, 0), map(0, 1)])?;
+        let (who, frames) = mapper(stage, &[restrict(0, 2), map(0, 1), foreign(&[]), restrict(0, 0), map(0, 1)])?;
         stage.take_upcalls(who, 0)?;
         batch(stage, who, &[MapEntry::map(PLACE, frames.data, 1, MARKED, POOL)])?;
         stage.set_control(who, LIBRARY + told::ENTRIES, 1)?;
@@ -241,8 +237,7 @@ fn batches(cases: &mut Cases) {
             stage.run(who)
         });
         cases.add(alloc::format!("resume with a batch: {name}"), move |stage| {
-            let orders =
-                [Order::new(0, &[7]), load(descriptor(PLACE)), load(descriptor(PLACE + 4096)), Order::new(1, &[])];
+            let orders = [foreign(&[7]), load(descriptor(PLACE)), load(descriptor(PLACE + 4096)), null(&[])];
             let (who, frames) = mapper(stage, &orders)?;
             let entries = entries(&frames);
             batch(stage, who, &entries)?;
@@ -269,9 +264,9 @@ fn resumes(cases: &mut Cases) {
                     store(control_va(0) + 16, 1),
                     notify(30),
                     store(control_va(0) + 16, 0),
-                    Order::new(0, &words),
+                    foreign(&words),
                     load(descriptor(PLACE + 0x1000)),
-                    Order::new(0, &words),
+                    foreign(&words),
                     drain(),
                 ];
                 let (who, frames) = mapper(stage, &orders)?;
@@ -293,7 +288,7 @@ fn resumes(cases: &mut Cases) {
         }
     }
     cases.add("resume with flags that no program may have", move |stage| {
-        let (who, _) = mapper(stage, &[Order::new(0, &words), Order::new(1, &[])])?;
+        let (who, _) = mapper(stage, &[foreign(&words), null(&[])])?;
         stage.take_upcalls(who, 0)?;
         stage.set_control(who, LIBRARY + told::FLAGS, 0xf000_0000 | 0x3cf)?;
         stage.start(who)?;

@@ -1,6 +1,6 @@
 //! Orders: one function a call.
 
-use crate::code::{FLOAT, LOAD, STORE};
+use crate::code::{FLOAT, FOREIGN, LOAD, STORE};
 use exo_abi::Call;
 use workshop::Order;
 
@@ -61,6 +61,16 @@ pub fn restrict(handle: u64, rights: u64) -> Order {
 /// `halt`.
 pub fn halt(code: u64) -> Order {
     Order::new(Call::Halt as u64, &[code])
+}
+
+/// `null`.
+pub fn null(arguments: &[u64]) -> Order {
+    Order::new(Call::Null as u64, arguments)
+}
+
+/// An upcall by `svc #0`.
+pub fn foreign(arguments: &[u64]) -> Order {
+    Order::new(FOREIGN, arguments)
 }
 
 /// A load.

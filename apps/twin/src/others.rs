@@ -22,7 +22,7 @@ pub fn cases(cases: &mut Cases) {
     yields(cases);
     cases.add("null", |stage| {
         let here = stage.environment(1)?;
-        let who = stage.actor(here, &[Order::new(1, &[5, 6, 7]), Order::new(1, &[])])?;
+        let who = stage.actor(here, &[null(&[5, 6, 7]), null(&[])])?;
         stage.run(who)
     });
 }

@@ -1,6 +1,6 @@
 //! A stage: environments and actors of one case, and all that can be seen of what happened on it.
 
-use crate::code::{Code, LIBRARY, LOAD, ORDER_BYTES, ORDERS, RECORD, STORE};
+use crate::code::{Code, FOREIGN, LIBRARY, LOAD, ORDER_BYTES, ORDERS, RECORD, STORE};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -342,7 +342,7 @@ impl<'g> Stage<'g> {
         let kept = match call {
             Some(call) if call.switches() => 0..0,
             // Everything, but what the next case says.
-            None if order.number == 0 => 0..11,
+            None if order.number == FOREIGN => 0..11,
             _ => 0..0,
         };
         for index in kept.chain(if call.is_some_and(Call::switches) { 0..0 } else { 19..31 }) {
@@ -350,7 +350,7 @@ impl<'g> Stage<'g> {
                 let _ = write!(out, " LOST x{index}={:x}", record[index]);
             }
         }
-        if call.is_none() && order.number == 0 {
+        if order.number == FOREIGN {
             let _ = write!(out, " x16={:x} flags={:x}", record[16], record[32]);
         }
         for (index, value) in record[..32].iter().enumerate() {

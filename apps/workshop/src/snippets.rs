@@ -63,6 +63,49 @@ macro_rules! snippets {
     };
 }
 
+/// The instruction that makes a call, by the name that the table of calls gives it; `number` is for an assembler's variable.
+#[macro_export]
+macro_rules! svc {
+    (call) => {
+        "svc #2"
+    };
+    (reply_wait) => {
+        "svc #3"
+    };
+    (resume) => {
+        "svc #4"
+    };
+    (wait) => {
+        "svc #5"
+    };
+    (notify) => {
+        "svc #6"
+    };
+    (yield_to) => {
+        "svc #7"
+    };
+    (halt) => {
+        "svc #22"
+    };
+    (take_back) => {
+        "svc #26"
+    };
+    (restrict) => {
+        "svc #27"
+    };
+    (number) => {
+        "svc #\\number"
+    };
+}
+
+// The names above are those of the contract.
+const _: () = {
+    use exo_abi::Call;
+    assert!(Call::Call as u64 == 2 && Call::ReplyWait as u64 == 3 && Call::Resume as u64 == 4);
+    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(Call::Halt as u64 == 22 && Call::TakeBack as u64 == 26 && Call::Restrict as u64 == 27);
+};
+
 impl Common {
     /// Its address in a child.
     pub fn va(self) -> u64 {
