@@ -363,9 +363,10 @@ impl<'g> Stage<'g> {
         out.push(']');
     }
 
-    /// A value that a program knows already: small, an address of an actor's, or something that an actor had in a register or its control page.
+    /// A value that a program knows already: small, the syndrome of a call, an address of an actor's, or something that an actor had in a register or its control page.
     fn harmless(&self, value: u64) -> bool {
         value < 0x1000
+            || value >> 16 == 0x5600
             || (workshop::CODE_VA..CHILD_END).contains(&value)
             || self.actors.iter().any(|actor| {
                 actor.orders.iter().any(|order| order.x.contains(&value) || order.x16 == value)
