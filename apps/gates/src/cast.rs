@@ -78,6 +78,8 @@ pub struct Cast<'a> {
     /// Servers first.
     actors: Vec<Actor>,
     deeds: [u64; DEEDS.len()],
+    /// What it is at, for who reads why it failed.
+    pub doing: &'static str,
     /// How often each refusal was met.
     pub refusals: [u64; REFUSALS],
 }
@@ -97,6 +99,7 @@ impl<'a> Cast<'a> {
             calls,
             actors: Vec::new(),
             deeds: [0; DEEDS.len()],
+            doing: "",
             refusals: [0; REFUSALS],
         };
         let cores = places.cores();
@@ -198,38 +201,22 @@ impl<'a> Cast<'a> {
     fn step(&mut self) -> Result<(), Wrong> {
         let server = self.dice.below(SERVERS as u64) as usize;
         let client = SERVERS + self.dice.below(CLIENTS as u64) as usize;
-        let deed = match self.dice.below(16) {
-            0 | 1 => {
-                self.kill(server)?;
-                0
-            }
-            2 => {
-                self.rebuild(server)?;
-                1
-            }
-            3 | 4 => {
-                sys::notify(self.actors[server].events[0])?;
-                2
-            }
-            5 | 6 => {
-                self.kill(client)?;
-                3
-            }
-            7 => {
-                self.rebuild(client)?;
-                4
-            }
-            8..=10 => {
+        let deed = [0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 5, 6, 6, 6, 6, 6][self.dice.below(16) as usize];
+        self.doing = DEEDS[deed];
+        match deed {
+            0 => self.kill(server)?,
+            1 => self.rebuild(server)?,
+            2 => sys::notify(self.actors[server].events[0])?,
+            3 => self.kill(client)?,
+            4 => self.rebuild(client)?,
+            5 => {
                 let who = self.dice.below((SERVERS + CLIENTS) as u64) as usize;
                 self.move_slice(who)?;
-                5
             }
-            _ => {
-                sys::notify(self.actors[server].events[1])?;
-                6
-            }
-        };
+            _ => sys::notify(self.actors[server].events[1])?,
+        }
         self.deeds[deed] += 1;
+        self.doing = "gates given";
         // Whose gates went gets others, as soon as it has dropped the old ones.
         for _ in 0..4 {
             let server = self.dice.below(SERVERS as u64) as usize;
@@ -330,6 +317,7 @@ impl<'a> Cast<'a> {
             for _ in 0..self.dice.below(STEPS_AT_ONCE) {
                 self.step()?;
             }
+            self.doing = DEEDS[7];
             self.look()?;
             // Somebody without slices, and nobody to lend any: time goes on all the same.
             time::sleep(Duration::from_micros(20 + self.dice.below(200)));

@@ -93,8 +93,9 @@ fn torture(ground: &Ground, seed: u64, calls: u64) -> Result<(), String> {
         if last || played.is_err() {
             cast.tell();
         }
+        let doing = cast.doing;
         played.map_err(|wrong| match wrong {
-            Wrong::Refused(refusal) => refused(refusal),
+            Wrong::Refused(refusal) => format!("{doing}: {refusal:?}"),
             Wrong::Seen(what) => what,
         })?;
         let (refusals, counted) = (cast.refusals, cast.answered());
