@@ -159,7 +159,8 @@ impl<'a> Cast<'a> {
         let given = caller.child.give(own, Handle(handle as u16), Rights::GATE_CALL);
         slots::empty(own);
         match given {
-            Err(Refusal::SlotTaken) => Ok(()),
+            // Its owner may take it back at this very moment.
+            Err(Refusal::SlotTaken | Refusal::Stale) => Ok(()),
             given => given,
         }
     }
