@@ -5,10 +5,9 @@ use crate::cargo::Paths;
 use crate::emulator::{self, End};
 use crate::error::{Error, Result};
 use crate::machine::MachineOptions;
-use crate::policy::{Policy, SlicesToml};
+use crate::policy::Policy;
 use crate::progress::Progress;
 use std::time::Duration;
-use toml::Spanned;
 
 /// What no run may ever print, whatever it tests.
 pub const ALWAYS_FORBIDDEN: [&str; 3] = ["kernel panic", "panicked at", "invariant broken"];
@@ -37,7 +36,7 @@ pub struct Case {
     pub limit: Duration,
     /// Which way calls take through the kernel.
     pub paths: Paths,
-    /// Arguments for the last program, in the place of those in the image file, and slices for it on every core.
+    /// Arguments for the last program, in the place of those in the image file.
     pub arguments: Option<Vec<String>>,
 }
 
@@ -104,16 +103,7 @@ impl Case {
     fn policy(&self) -> Result<Policy> {
         let mut policy = build::find(&self.image)?;
         if let (Some(arguments), Some(program)) = (&self.arguments, policy.image.programs.last_mut()) {
-            let program = program.get_mut();
-            program.args.clone_from(arguments);
-            if let Some(slices) = program.slices.as_mut().map(Spanned::get_mut)
-                && let Some(last) = slices.last().cloned()
-            {
-                slices.extend((1..self.options.smp).map(|core| {
-                    let more = SlicesToml { core, ..last.get_ref().clone() };
-                    Spanned::new(last.span(), more)
-                }));
-            }
+            program.get_mut().args.clone_from(arguments);
         }
         Ok(policy)
     }
@@ -171,7 +161,7 @@ pub fn attack(image: &str, options: MachineOptions) -> Case {
     }
 }
 
-/// So many calls between servers and clients that are killed, revoked and restarted all the time, on every core of a machine.
+/// So many calls between servers and clients that are killed, revoked and restarted all the time, on a machine.
 pub fn gates(seed: u64, calls: u64, options: MachineOptions) -> Case {
     let mut case = Case::new("gates").on(options);
     case.arguments = Some(vec![seed.to_string(), calls.to_string()]);
