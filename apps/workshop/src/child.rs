@@ -136,7 +136,7 @@ impl Child {
         self.vcore_on(0, pc, sp, x0)
     }
 
-    /// The same with another home core.
+    /// The same with another home than core 0.
     pub fn vcore_on(&mut self, core: u64, pc: u64, sp: u64, x0: u64) -> Result<u64, Refusal> {
         let index = self.controls.len() as u64;
         let control_frame = self.frame()?;
