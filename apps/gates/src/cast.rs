@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Steps until somebody else runs.
 const STEPS_AT_ONCE: u64 = 4;
 /// Steps of stopping a vcore that runs on another core.
-const MOST_STEPS: u32 = 1_000_000;
+const MOST_STEPS: u32 = 1000;
 /// Refusals that are counted.
 const REFUSALS: usize = 32;
 /// Words of its page that a new environment inherits.
