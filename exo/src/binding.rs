@@ -40,6 +40,7 @@ pub struct Binding {
 
 impl Binding {
     /// The first binding to an object, or one to a gate or an event.
+    #[inline(never)]
     pub fn new(m: &impl Machine, kind: BindingKind, rights: Rights, cell: u64, object: u64) -> Binding {
         let expected = value(m, cell);
         let head = kind as u64 | FLAG_ROOT | (rights.bits() as u64) << 8 | cell << 32 | cell << 48;
@@ -80,6 +81,7 @@ impl Binding {
         }
     }
     /// `first..first+count` lies in the range of a Core, Irq or Device binding.
+    #[inline(never)]
     pub const fn covers(&self, first: u64, count: u64) -> bool {
         let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
         first >= start && count <= length && first - start <= length - count
@@ -122,6 +124,7 @@ pub fn owner(m: &impl Machine, cell: u64) -> u64 {
 }
 
 /// Makes stale what carries the cell, and gives the cell to `owner`.
+#[inline(never)]
 pub fn bump(m: &impl Machine, cell: u64, owner: u64) {
     let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
     cell_word(m, cell).store(next << 16 | owner, SeqCst);
@@ -131,6 +134,7 @@ pub fn bump(m: &impl Machine, cell: u64, owner: u64) {
 pub const OBJECT: u64 = 1 << 15;
 
 /// The cell belongs to `caller` and to no object.
+#[inline(never)]
 pub fn check_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusal> {
     match cell {
         MAX_CELLS.. => Err(Refusal::BadArgument),
@@ -178,12 +182,14 @@ pub fn find(
 }
 
 /// The slot exists and is empty: its head.
+#[inline(never)]
 pub fn check_empty(m: &impl Machine, environment: &Environment, slot: u64) -> Result<u64, Refusal> {
     let head = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?[0].load(Relaxed);
     if head & KIND == 0 { Ok(head) } else { Err(Refusal::SlotTaken) }
 }
 
 /// Writes a binding into an empty slot.
+#[inline(never)]
 pub fn write(m: &impl Machine, environment: &Environment, slot: u64, binding: &Binding) -> Result<(), Refusal> {
     let old = check_empty(m, environment, slot)?;
     put(m, environment, slot, old, binding)
