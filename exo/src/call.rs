@@ -4,10 +4,10 @@ use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Kind, Word};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, FRAME_WORDS, Start, State, Vcore, VcoreRef};
+use crate::vcore::{self, Control, FRAME_WORDS, Link, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{Ordering::*, fence};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
@@ -101,7 +101,7 @@ fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusa
 
 /// The environment of the running vcore.
 fn own_environment<M: Machine>(m: &M) -> &Environment {
-    m.environment(m.core().running().environment())
+    m.environment_of(m.core().running())
 }
 
 /// Stops the running vcore and tells the supervisor. After a fault that cannot be an upcall, the registers are in the control page's `preempted`.
@@ -112,8 +112,17 @@ pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
         gate::suspend(m, me);
     }
     let _ = vcore::stop(m, me, m.vcore(me), reason, code);
-    tell_supervisor(m, m.environment(me.environment()));
+    tell_supervisor(m, m.environment_of(me));
     slice::schedule(m)
+}
+
+/// Stops the running vcore because another core asks for it: what follows is [`slice::after_interrupt`]'s matter.
+pub fn stop_running(m: &impl Machine) {
+    let me = m.core().running();
+    let environment = m.environment(me.environment());
+    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
+        tell_supervisor(m, environment);
+    }
 }
 
 /// A vcore of the environment stopped. When it was the first environment's last one, nobody is left to decide anything.
@@ -129,27 +138,28 @@ fn tell_supervisor(m: &impl Machine, environment: &Environment) {
     }
 }
 
-/// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
+/// EL0 used FP/SIMD: the registers of who runs come in. Whom it calls finds them as they are, and so does it what it is replied.
 pub fn use_fp(m: &impl Machine) {
-    let root = gate::root(m, m.core().running());
-    m.load_fp(m.vcore(root).control_frame());
-    m.core().fp.store(root.0, Relaxed);
+    let core = m.core();
+    m.load_fp(m.vcore(core.running()).control_frame());
+    core.fp.store(1, Relaxed);
 }
 
-/// Before `next` runs: another chain's FP/SIMD registers leave the core.
+/// Who runs is preempted: its FP/SIMD registers go to its own control page, before another core can win it.
 #[inline(always)]
-pub fn leave_fp(m: &impl Machine, next: VcoreRef) {
-    let owner = VcoreRef(m.core().fp.load(Relaxed));
-    if owner.exists() {
-        save_fp(m, owner, next);
+pub fn keep_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
+        m.core().fp.store(0, Relaxed);
+        m.save_fp(m.vcore(m.core().running()).control_frame());
     }
 }
 
-#[inline(never)]
-fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
-    if !next.exists() || gate::root(m, next) != owner {
+/// Who ran gave up the core in a call, in which FP/SIMD registers are lost.
+#[inline(always)]
+pub fn lose_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
         m.core().fp.store(0, Relaxed);
-        m.save_fp(m.vcore(owner).control_frame());
+        m.drop_fp();
     }
 }
 
@@ -221,7 +231,7 @@ impl<M: Machine> Request<'_, '_, M> {
             Call::Grant => return self.grant(),
             Call::TakeBack => {
                 binding::check_cell(m, x[0], me)?;
-                binding::bump(m, x[0], me);
+                binding::bump(m, x[0], me, 0);
                 return Ok(());
             }
             Call::Restrict => return binding::restrict(m, environment, x[0], x[1]),
@@ -252,7 +262,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 binding::check_cell(m, cell, me)?;
                 binding::check_empty(m, environment, x[5])?;
                 pool::create(m, me, by.object, number, cell, quota)?;
-                binding::bump(m, cell, me | binding::OBJECT);
+                binding::bump(m, cell, me, binding::OBJECT);
                 let root = Binding::new(m, kind, Rights::EVERYTHING, cell, number);
                 binding::write(m, environment, x[5], &root)
             }
@@ -312,19 +322,23 @@ impl<M: Machine> Request<'_, '_, M> {
                 self.results[0] = audit::frame(m, Pfn(x[1]))?;
                 Ok(())
             }
-            _ => self.frames(call, by.object),
+            _ => self.frames(call, &by),
         }
     }
 
     /// `frame_alloc`, `frame_free` and `frame_kind`: the frames of the batch buffer, until one is refused.
-    fn frames(&mut self, call: Call, number: u64) -> Result<(), Refusal> {
-        let (m, x, pool) = (self.m, self.x, pool::pool(self.m, number));
+    fn frames(&mut self, call: Call, by: &Binding) -> Result<(), Refusal> {
+        let (m, x, number) = (self.m, self.x, by.object);
+        let pool = pool::pool(m, number);
         let count = if x[1] == 0 { Err(Refusal::BadArgument) } else { below(x[1], BATCH_ENTRIES + 1) }?;
         let flag = if call == Call::FrameFree { 0 } else { below(x[2], 2)? };
         let kind = if flag == frame_kind::CODE { Kind::Code } else { Kind::Data };
         // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
         if call == Call::FrameAlloc {
             pool.charge(count)?;
+            // Who ends the pool takes the binding back first, and looks at its use then: one of the two sees the other.
+            fence(SeqCst);
+            by.check(m, Rights::empty()).inspect_err(|_| pool.uncharge(count))?;
         }
         let (mut left, mut done, mut result) = (ZEROED_PER_CALL, 0, Ok(()));
         while result.is_ok() && done < count {
@@ -377,7 +391,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 let kind = if gate { BindingKind::Gate } else { BindingKind::Event };
                 Refusal::BadArgument.when(if gate { x[4] == 0 } else { x[4] >= FIRST_OF_KERNEL })?;
                 binding::check_cell(m, x[2], target.number())?;
-                let object = reference.0 | if gate { 0 } else { x[4] << 44 };
+                let object = if gate { Link::first(reference).0 } else { reference.0 | x[4] };
                 let made = Binding::new(m, kind, Rights::GATE_CALL | Rights::GRANT, x[2], object);
                 let badge = if gate { x[4] } else { made.badge };
                 binding::write(m, self.environment, x[3], &Binding { badge, ..made })
@@ -395,11 +409,11 @@ impl<M: Machine> Request<'_, '_, M> {
             return slice::release(m, core, position);
         }
         let target = env(m, x[3], Rights::ENV_RUN)?;
-        let (owner, vcore) = vcore::of(target, x[4])?;
+        let (owner, _) = vcore::of(target, x[4])?;
         let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
         let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { exo_abi::exposed::SLICE_EXACT };
         Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
-        Refusal::WrongState.when(vcore.home() != core.id())?;
+        Refusal::WrongState.when(vcore::home(m, owner) != core.id())?;
         let length = m.ticks(microseconds);
         let claim = slice::Claim { owner, environment: target.number(), by, length, exact };
         slice::claim(m, core, position, &claim)

@@ -10,7 +10,7 @@ use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
 use crate::pool::{self, State, UNIT};
 use crate::vcore::{self, VcoreRef};
-use crate::{address_space, interrupt, page_table, slice};
+use crate::{address_space, interrupt, page_table, remote, slice};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{name_kind, stop_reason};
@@ -58,46 +58,65 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
     Ok(())
 }
 
-/// Every vcore stops, its positions are free, no line leads to it, the UART returns.
+/// Nobody runs in it any more, no line leads to it, the UART returns.
 fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
-    for (index, vcore) in dying.vcores.iter().enumerate() {
-        let reference = VcoreRef::new(dying.frame(), index as u64);
-        if vcore.word().state() == vcore::State::None {
-            continue;
-        }
-        Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
-        if let Some(core) = m.core_at(vcore.home()) {
-            let slots = vcore.slots.load(Acquire);
-            (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
-                let _ = slice::release(m, core, position);
-            });
-        }
-        if m.core().fp.compare_exchange(reference.0, 0, AcqRel, Relaxed).is_ok() {
-            m.drop_fp();
-        }
-    }
+    Refusal::Again.when(!(stop_for_good(m, dying)? || stop_for_good(m, dying)?))?;
     interrupt::unbind_all(m, dying);
     if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();
     }
-    Refusal::Again.when(!m.quiesced())?;
-    // Nobody runs in it any more: from here no TLB may hold anything of it.
+    // From here no TLB may hold anything of it.
     m.invalidate_space(dying.number());
     m.finish_invalidation();
     Ok(())
+}
+
+/// Stops what runs. True when nobody can start it again: who looked it up before it was dying may have done so until he left the kernel. And a core that has left since
+/// then walks its tables no more.
+fn stop_for_good(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let ticket = dying.ticket.load(Relaxed);
+    let left = ticket != 0 && remote::all_left(m, ticket);
+    let changed = stop_all(m, dying)?;
+    if !left || changed {
+        let new = if changed || ticket == 0 { remote::draw(m) } else { ticket };
+        dying.ticket.store(new, Relaxed);
+        return Ok(new == 0);
+    }
+    Ok(true)
+}
+
+/// Every vcore stops, and its positions are free. Answers whether there was something to do.
+fn stop_all(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let mut changed = false;
+    for (index, vcore) in dying.vcores.iter().enumerate() {
+        if vcore.word().state() == vcore::State::None {
+            continue;
+        }
+        let reference = VcoreRef::new(dying.frame(), index as u64);
+        let stopped = vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0);
+        Refusal::Again.when(stopped == Err(Refusal::Again))?;
+        let slots = vcore.slots.load(Acquire);
+        changed |= stopped.is_ok() || slots != 0;
+        if let Some(core) = m.core_at(vcore::home(m, reference)) {
+            (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
+                let _ = slice::release(m, core, position);
+            });
+        }
+    }
+    Ok(changed)
 }
 
 /// Children, then numbers pass to the supervisor, or to who destroys the first environment. Children first: one that ends meanwhile must not leave its numbers here.
 fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64) -> Result<(), Refusal> {
     let number = dying.number();
     let supervisor = VcoreRef(dying.supervisor.load(Relaxed));
-    let heir = if supervisor.exists() { m.environment(supervisor.environment()) } else { caller };
+    let heir = if supervisor.exists() { m.environment_of(supervisor) } else { caller };
     heir.has_names.store(1, Relaxed);
     if kind == name_kind::ENVIRONMENTS {
         shared_pools(m, number)?;
         for child in environment::all(m) {
             let told = VcoreRef(child.supervisor.load(Relaxed));
-            if told.environment() == dying.frame() && child.number() != number {
+            if told.is_of(dying.frame()) && child.number() != number {
                 child.supervisor.store(supervisor.0, Release);
             }
         }
@@ -129,10 +148,10 @@ fn take_apart(m: &impl Machine, dying: &Environment) {
     begin_pool(m, number);
     for vcore in dying.vcores.iter().filter(|vcore| vcore.word().state() != vcore::State::None) {
         // Others may still map it, and come and go meanwhile: only the kind changes, their count stays.
-        if let Some(word) = m.frames().word(vcore.control_frame()) {
+        if let Some(word) = m.frames().word(m.frames().near(vcore.control_frame())) {
             word.fetch_sub(Word::new(0, Kind::Control, 0).0 - Word::new(0, Kind::Data, 0).0, AcqRel);
         }
-        vcore.state.store(0, Release);
+        vcore.state.store(vcore::StateWord(0).in_state(vcore::State::None).0, Release);
     }
     let root = dying.root();
     dying.space.store(dying.number() << 48, Release);
@@ -153,18 +172,21 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let (pool, cell) = (dying.pool(), dying.cell.load(Relaxed));
     let owner = binding::owner(m, cell);
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
-    binding::bump(m, cell, heir);
-    binding::bump(m, pool::pool(m, pool).identity().cell(), heir);
+    binding::bump(m, cell, heir, 0);
+    binding::bump(m, pool::pool(m, pool).identity().cell(), heir, 0);
     environment::entry(m, dying.number()).fetch_and(environment::OWNER_FIELD, AcqRel);
-    free(m, dying.frame(), pool);
+    // Nobody finds it any more, but others may just look at it.
+    let ticket = remote::draw(m);
+    pool::pool(m, pool).uncharge(1);
     pool::end(m, pool);
+    frame::retire(m, dying.frame(), ticket);
 }
 
 /// A pool's bindings are dead from here on, and its children its parent's: their quotas count as use, which would never fall.
 pub fn begin_pool(m: &impl Machine, number: u64) {
     let pool = pool::pool(m, number);
     let identity = pool.identity();
-    binding::bump(m, identity.cell(), binding::value(m, identity.cell()) & 0x7fff | binding::OBJECT);
+    binding::bump(m, identity.cell(), binding::owner(m, identity.cell()), binding::OBJECT);
     let dying = if identity.state() == State::Own { State::DyingOwn } else { State::Dying };
     let _ = pool.change(identity, identity.in_state(dying));
     pool.set_progress(0);
@@ -184,6 +206,9 @@ mod scan {
 pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refusal> {
     let (pool, frames) = (pool::pool(m, number), m.frames());
     let progress = pool.progress();
+    if progress == pool::ENDED {
+        return Refusal::Again.when(!pool.is_left(m));
+    }
     let (scan, unit) = (progress & 3, progress >> 2);
     let sweeps = scan == scan::SWEEP;
     let (first, end) = if sweeps { (0, u64::MAX) } else { pool.span() };
@@ -210,7 +235,7 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
         _ if at < end => scan | (at / UNIT) << 2,
-        scan::FREE if pool.account().0 <= rest => return Ok(()),
+        scan::FREE if pool.account().0 <= rest => return Refusal::Again.when(!pool.is_left(m)),
         scan::FREE => {
             // A child that was being made when this pool began to end.
             pool::pass_children_on(m, number);
@@ -298,7 +323,7 @@ pub fn pool(m: &impl Machine, environment: &Environment, x: &[u64; 11], root: &B
 fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
-    binding::bump(m, cell, binding::owner(m, cell));
+    binding::bump(m, cell, binding::owner(m, cell), 0);
     pool::end(m, number);
     Ok(())
 }

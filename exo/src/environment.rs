@@ -2,10 +2,10 @@
 
 use crate::binding::{self, Binding};
 use crate::frame::{self, Kind, Word};
-use crate::machine::Machine;
-use crate::vcore::{Vcore, VcoreRef};
+use crate::machine::{self, Machine};
+use crate::vcore::{State, StateWord, Vcore, VcoreRef};
 use crate::{page_table, pool};
-use core::sync::atomic::{AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
 use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_ENVIRONMENTS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
@@ -18,6 +18,8 @@ pub struct Environment {
     pub lock: SpinMutex<()>,
     /// What TTBR0 holds while it runs: its number, which is its ASID, in 63:48, the address of its root table in 47:0.
     pub space: AtomicU64,
+    /// Kernel address of the first frame of the binding table.
+    pub first_bindings: AtomicU64,
     /// Frames of the binding table; 0: none there.
     pub binding_frames: [AtomicU64; MAX_BINDING_FRAMES as usize],
     /// Number of its own pool.
@@ -34,8 +36,12 @@ pub struct Environment {
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
+    /// The core whose slices each vcore may own.
+    pub homes: [AtomicU16; MAX_VCORES as usize],
+    /// Drawn when its last vcore stopped ([`crate::remote`]).
+    pub ticket: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 47],
+    reserved: [AtomicU64; 31],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -94,11 +100,13 @@ pub struct Parts {
 pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     let environment = m.environment(parts.frame);
     environment.space.store(parts.number << 48 | parts.root.address(), Relaxed);
+    environment.first_bindings.store(machine::linear(parts.bindings), Relaxed);
     environment.binding_frames[0].store(parts.bindings.0, Relaxed);
     environment.own_pool.store(parts.pool, Relaxed);
     environment.cell.store(parts.cell, Relaxed);
     environment.supervisor.store(parts.supervisor.0, Relaxed);
     environment.own_frame.store(parts.frame.0, Relaxed);
+    environment.vcores.iter().for_each(|vcore| vcore.state.store(StateWord(0).in_state(State::None).0, Relaxed));
     m.words(parts.root)[511].store(page_table::window(parts.root).bits(), Relaxed);
     m.frames().set(parts.root, Word::table(parts.pool, 1, parts.number));
     m.frames().set(parts.bindings, Word::new(parts.pool, Kind::Bindings, 0));
@@ -159,7 +167,7 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
             entry.store(old, Release);
         })?;
     }
-    binding::bump(m, parts.cell, caller.number() | binding::OBJECT);
+    binding::bump(m, parts.cell, caller.number(), binding::OBJECT);
     let child = establish(m, parts);
     let whole = Binding::new(m, BindingKind::Env, Rights::EVERYTHING, parts.cell, parts.frame.0);
     let rights = Rights::ENV_MAP | Rights::ENV_READ | Rights::ENV_RUN | Rights::GRANT;
@@ -201,7 +209,8 @@ pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Option<(&AtomicU64, u6
 pub fn owner(m: &impl Machine, kind: u64, number: u64) -> Result<(u64, bool), Refusal> {
     let (word, used) = name(m, kind, number).ok_or(Refusal::BadArgument)?;
     let word = word.load(Relaxed);
-    Ok((word & OWNER, word & used != 0))
+    let owner = if kind == name_kind::CELLS { binding::owner(m, number) } else { word & OWNER };
+    Ok((owner, word & used != 0))
 }
 
 /// Hands `count` unused numbers of a kind over: all are checked first.
@@ -222,13 +231,16 @@ pub fn give_names(m: &impl Machine, by: u64, to: &Environment, [kind, first, cou
 /// Gives those of these numbers that are `from`'s to `to`, whatever they stand for.
 pub fn give_all(m: &impl Machine, kind: u64, numbers: core::ops::Range<u64>, from: u64, to: u64) {
     for number in numbers {
-        let Some((word, used)) = name(m, kind, number) else { return };
+        let (Ok((owner, used)), Some((word, _))) = (owner(m, kind, number), name(m, kind, number)) else { return };
         let old = word.load(Relaxed);
-        if old & OWNER == from && kind == name_kind::CELLS && old & used == 0 {
+        match kind {
+            _ if owner != from => {}
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
-            binding::bump(m, number, to);
-        } else if old & OWNER == from {
-            let _ = word.compare_exchange(old, old & !OWNER | to, AcqRel, Relaxed);
+            name_kind::CELLS if used => binding::give(m, number, to),
+            name_kind::CELLS => binding::bump(m, number, to, 0),
+            _ => {
+                let _ = word.compare_exchange(old, old & !OWNER | to, AcqRel, Relaxed);
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
     let last = Pfn(archive.0 + archive_frames - 1);
     let ended = frames.word(last).is_some() && m.words(last)[511].load(Relaxed) == END_MAGIC;
     fault::when(!ended, Fault::ARCHIVE)?;
-    (ENVIRONMENT_CELL..MACHINE_CELL + 1).for_each(|cell| binding::bump(m, cell, NUMBER | binding::OBJECT));
+    (ENVIRONMENT_CELL..MACHINE_CELL + 1).for_each(|cell| binding::bump(m, cell, NUMBER, binding::OBJECT));
     // The archive's frames: what the first environment writes is its own, the rest is code and read-only data, mapped in place.
     // The boot protocol has cleaned the image to the point of coherency: only instruction caches may hold something older.
     let writable = |run: &InitRun| run.prot & Prot::WRITE.bits() as u32 != 0;

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! 63      48 47  44 43   40 39                                     0
-//! |  pool   | kind | flags |  count (for a table: level, environment) |
+//! |  pool   | kind | flags |  count (for a table: level, environment; free: a ticket) |
 //! ```
 //! One compare-and-swap checks and changes pool, kind and count together. A change that takes longer goes through
 //! [`Kind::Busy`], which everything else refuses. The free bitmap is only a hint for applications in search of a frame.
 
-use crate::machine::{Machine, numbers};
-use crate::pool;
+use crate::machine::{MAX_SPAN, Machine, numbers};
+use crate::{pool, remote};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::alloc_flag;
-use exo_abi::{Pfn, Refusal};
+use exo_abi::{PAGE_BYTES, Pfn, Refusal};
 
 numbers! {
     /// What a frame is used for.
@@ -109,6 +109,11 @@ impl Frames<'_> {
         self.words.get(pfn.0.wrapping_sub(self.first) as usize)
     }
 
+    /// The frame of RAM that has this number modulo the span of the linear map.
+    pub fn near(&self, pfn: Pfn) -> Pfn {
+        Pfn(self.first + (pfn.0.wrapping_sub(self.first) & (MAX_SPAN / PAGE_BYTES - 1)))
+    }
+
     /// The current value of a frame's word.
     #[inline(never)]
     pub fn read(&self, pfn: Pfn) -> Option<Word> {
@@ -146,7 +151,7 @@ pub fn allocate(m: &impl Machine, pool: u64, pfn: Pfn, flags: u64, left: &mut u6
     let frames = m.frames();
     let place = frames.word(pfn).ok_or(Refusal::BadArgument)?;
     let old = Word(place.load(Acquire));
-    Refusal::NotFree.when(old.kind() != Kind::Free)?;
+    Refusal::NotFree.when(old.kind() != Kind::Free || (old.count() != 0 && !remote::all_left(m, old.count())))?;
     let new = old.pool() != pool;
     let zeroed = new || flags & alloc_flag::ZERO != 0;
     Refusal::Again.when(zeroed && *left == 0)?;
@@ -201,6 +206,11 @@ pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
 
 /// Frees a frame for good, whatever it was: only for who owns it alone. Nothing remembers the pool, so that its next one zeroes it.
 pub fn release(m: &impl Machine, pfn: Pfn) {
-    m.frames().set(pfn, Word::new(0, Kind::Free, 0));
+    retire(m, pfn, 0);
+}
+
+/// The same for a kernel object that other cores may still look at: it can be taken once they have left the kernel since `ticket`.
+pub fn retire(m: &impl Machine, pfn: Pfn, ticket: u64) {
+    m.frames().set(pfn, Word::new(0, Kind::Free, ticket));
     m.frames().hint(pfn, Kind::Free);
 }

@@ -1,7 +1,7 @@
 //! Interrupt lines: bound to an event of a vcore, masked from the interrupt until the driver acknowledges.
 //!
 //! ```text
-//! word 0  | 53 event 48 | 43 vcore 0 |        word 1  | 63 what the cell must hold 16 | 15 cell 0 |
+//! word 0  | vcore, event in 5:0 |             word 1  | 63 what the cell must hold 16 | 15 cell 0 |
 //! ```
 //! A line carries the cell of the Irq binding that bound it. When that was taken back the line is free for others, and what fires still is dropped.
 
@@ -17,7 +17,6 @@ use exo_abi::Refusal;
 pub const FIRST_SHARED: u64 = 32;
 /// Words of a line in [`crate::machine::Found`].
 pub const WORDS_PER_LINE: u64 = 2;
-const EVENT_SHIFT: u32 = 48;
 
 /// The words of a line.
 fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
@@ -45,16 +44,16 @@ pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64,
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
-    words[0].store(to.0 | event << EVENT_SHIFT, Release);
-    m.environment(to.environment()).has_lines.store(1, Relaxed);
-    set(m, line, Line::Routed(m.vcore(to).home(), mode));
+    words[0].store(to.0 | event, Release);
+    m.environment_of(to).has_lines.store(1, Relaxed);
+    set(m, line, Line::Routed(crate::vcore::home(m, to), mode));
     Ok(())
 }
 
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
-    Refusal::NotYours.when(!holder.exists() || holder.environment() != environment.frame())?;
+    Refusal::NotYours.when(!holder.is_of(environment.frame()))?;
     set(m, line, Line::Unmasked);
     Ok(())
 }
@@ -65,7 +64,7 @@ pub fn fired(m: &impl Machine, line: u64) {
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
     let holder = holder(m, words);
-    let event = 1 << (word >> EVENT_SHIFT & 63);
+    let event = 1 << (word & 63);
     if holder.exists() {
         if !event::wake_by_interrupt(m, holder, event) {
             event::raise(m, holder, event);
@@ -84,7 +83,7 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
     for (line, words) in m.found().lines.as_chunks::<2>().0.iter().enumerate() {
         let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
-        if holder.exists() && holder.environment() == environment.frame() {
+        if holder.is_of(environment.frame()) {
             set(m, line as u64, Line::Retired);
             let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }

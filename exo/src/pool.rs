@@ -4,6 +4,7 @@
 //! word, so that one compare-and-swap keeps `use <= quota` whatever other cores do.
 
 use crate::machine::{Machine, numbers};
+use crate::remote;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
@@ -12,6 +13,8 @@ pub const UNIT: u64 = 128;
 /// The largest number of a unit: RAM spans no more than 256 GiB.
 const UNITS: u64 = (1 << 19) - 1;
 const PROGRESS: u64 = (1 << 26) - 1;
+/// Progress of a pool that waits for nothing but other cores.
+pub const ENDED: u64 = PROGRESS;
 
 /// A pool.
 #[derive(Default)]
@@ -20,7 +23,7 @@ pub struct Pool {
     account: AtomicU64,
     /// [`State`] in 63:48, parent in 47:32, revocation cell in 31:16, owner of the number in 15:0.
     pub identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is.
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is. At the end of that in 63:26 a ticket.
     extent: AtomicU64,
 }
 
@@ -119,6 +122,14 @@ impl Pool {
     /// How far its destruction is.
     pub fn progress(&self) -> u64 {
         self.extent.load(Acquire) & PROGRESS
+    }
+
+    /// All its frames are free, but who looked its binding up before it was dying may still work with its number: true when nobody can any more.
+    pub fn is_left(&self, m: &impl Machine) -> bool {
+        if self.progress() != ENDED {
+            self.extent.store(remote::draw(m) << 26 | ENDED, Relaxed);
+        }
+        remote::all_left(m, self.extent.load(Relaxed) >> 26)
     }
 
     /// Keeps how far its destruction is.
