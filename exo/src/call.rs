@@ -309,7 +309,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 let uart = m.found().uart.is_some_and(|uart| by.covers(uart.0, 1));
                 Refusal::BadArgument.when(x[1] == 0 || x[1] > 48 || !uart)?;
                 Refusal::Claimed.when(m.tables().uart_owner.load(Acquire) != 0)?;
-                let byte = |index: usize| self.x[2 + index / 8 & 7].to_le_bytes()[index % 8];
+                let byte = |index: usize| self.x[(2 + index / 8) & 7].to_le_bytes()[index % 8];
                 (0..x[1] as usize).for_each(|index| m.write_uart(&[byte(index)]));
                 Ok(())
             }
