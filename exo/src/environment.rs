@@ -249,7 +249,9 @@ pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to:
         if owner == from && kind == name_kind::CELLS && !used {
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
             binding::bump(m, number, to, 0);
-        } else if owner == from && let Some(owner) = name.owner {
+        } else if owner == from
+            && let Some(owner) = name.owner
+        {
             owner.store(to as u8, Relaxed);
         } else if owner == from {
             let new = old & !(!0 << OWNER_SHIFT) | to << OWNER_SHIFT;

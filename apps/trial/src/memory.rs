@@ -3,9 +3,9 @@
 use crate::ensure;
 use crate::faults::{self, FREE_PAGE};
 use crate::held::{Held, refused};
+use exo_abi::calls::immediate;
 use exo_abi::exposed::Features;
 use exo_abi::page::{Descriptor, MapEntry, Prot};
-use exo_abi::calls::immediate;
 use exo_abi::{Call, Handle, PAGE_BYTES, Pfn, Refusal};
 use libos::mem::{self, Mapping, tables};
 use libos::sys::{self, Fill, FrameKind, Progress, StopReason};

@@ -124,7 +124,9 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, mask) == offset_of!(Vcore, callee) + 8 && State::Gate as u64 == 0);
     assert!(State::Running as u64 & 4 == 0 && State::Waiting as u64 & 4 == 0 && State::Stopped as u64 == 4);
-    assert!(CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4);
+    assert!(
+        CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4
+    );
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);

@@ -231,7 +231,11 @@ impl Fake {
                 if !owner.exists() {
                     continue;
                 }
-                if self.frames().read(self.frames().near(owner.environment())).is_none_or(|word| word.kind() != Kind::Environment) {
+                if self
+                    .frames()
+                    .read(self.frames().near(owner.environment()))
+                    .is_none_or(|word| word.kind() != Kind::Environment)
+                {
                     wrong.push(format!("position {position} belongs to {owner:?}, which is gone"));
                     continue;
                 }

@@ -267,7 +267,10 @@ impl Machine for Fake {
         unsafe { &*page.cast::<Environment>() }
     }
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
-        assert!(vcore.0 & 63 == 0 && vcore.0 >> 6 & 63 >= 8 && vcore.0 & !(MAX_SPAN - 1) == LINEAR, "the kernel looked for a vcore in {vcore:?}");
+        assert!(
+            vcore.0 & 63 == 0 && vcore.0 >> 6 & 63 >= 8 && vcore.0 & !(MAX_SPAN - 1) == LINEAR,
+            "the kernel looked for a vcore in {vcore:?}"
+        );
         &self.environment(vcore.environment()).vcores[vcore.index() as usize]
     }
     fn core(&self) -> &Core {
