@@ -22,10 +22,7 @@ mod uart;
 
 /// Addresses and attributes that the boot code, the translation tables and the objects agree on.
 mod layout {
-    /// Where the linear map begins: physical addresses modulo [`MAX_SPAN`], so that going from one to the other needs no variable.
-    pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
-    /// Most RAM span that the linear map takes: 256 GiB.
-    pub const MAX_SPAN: u64 = 256 << 30;
+    pub use exo::machine::{LINEAR, MAX_SPAN};
     /// Bytes that an entry of a root stands for.
     pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
@@ -52,8 +49,9 @@ mod layout {
     pub const TABLE: u64 = 3;
     /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM, MAIR_EL1).
     pub const MAIR: u64 = 0x04ff;
-    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM, TCR_EL1).
-    pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
+    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits; the top byte of kernel addresses
+    /// is ignored (`exo::vcore::Link`; Arm ARM, TCR_EL1).
+    pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30 | 1 << 38;
     /// RES1 bits of SCTLR_EL1 without anything switched on.
     pub const SCTLR_OFF: u64 = 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;
     /// MMU, caches, stack alignment checks for EL1 and EL0; EL0 may use DC ZVA and read CTR. WFI and WFE of EL0 trap. SPAN is 0: PAN is set at every exception.

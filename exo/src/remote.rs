@@ -6,7 +6,7 @@
 use crate::call;
 use crate::machine::Machine;
 use crate::slice::Core;
-use crate::vcore::VcoreRef;
+use crate::vcore::{self, VcoreRef};
 use core::sync::atomic::{AtomicU64, Ordering::*, fence};
 
 /// What others ask of a core, apart from what it changes itself.
@@ -68,7 +68,7 @@ pub fn interrupt(m: &impl Machine, reference: VcoreRef) {
 
 /// The core that runs a vcore: mostly its home.
 fn runner<M: Machine>(m: &M, reference: VcoreRef) -> Option<&Core> {
-    let home = m.core_at(m.vcore(reference).home());
+    let home = m.core_at(vcore::home(m, reference));
     home.into_iter().chain(others(m)).find(|core| core.running() == reference)
 }
 

@@ -9,7 +9,7 @@ use crate::binding::Binding;
 use crate::call::{self, Outcome};
 use crate::machine::{Machine, Words};
 use crate::remote::Requests;
-use crate::vcore::{Resume, State, Vcore, VcoreRef};
+use crate::vcore::{self, Link, Resume, State, Vcore, VcoreRef};
 use crate::{binding, event, gate};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -41,18 +41,16 @@ impl Slot {
 /// A core. Only the core itself changes it, but for `ready`, `alarm`, the slots, what is asked of it, and the end of a slice whose owner loses it.
 #[repr(C)]
 pub struct Core {
-    /// Kernel address of the running vcore, for the vectors.
-    pub vcore: AtomicU64,
+    /// The [`Link`] of the vcore that runs; 0: none.
+    pub link: AtomicU64,
     /// Kernel address of its control page, for the vectors.
     pub control: AtomicU64,
-    /// The vcore that runs; 0: none.
-    pub running: AtomicU64,
+    /// Always 0: from here the vectors clear two registers at once.
+    pub zeros: [AtomicU64; 2],
     /// EL0 may use FP/SIMD: the registers are those of who runs.
     pub fp: AtomicU64,
     /// Its id.
     pub id: AtomicU64,
-    /// The vcore whose claim began this run: a slice's owner or the end of its chain, a borrower, or who was yielded to.
-    pub base: AtomicU64,
     /// The frame with its [`SliceVector`].
     vector: AtomicU64,
     /// The position that runs, or [`IDLE`].
@@ -104,20 +102,22 @@ impl Core {
     }
     /// The vcore that runs.
     pub fn running(&self) -> VcoreRef {
-        VcoreRef(self.running.load(Relaxed))
+        VcoreRef::from_word(self.link.load(Relaxed))
+    }
+    /// The same, in its chain.
+    pub fn link(&self) -> Link {
+        Link(self.link.load(Relaxed))
     }
     /// Says which vcore runs.
-    pub fn set_running(&self, vcore: VcoreRef) {
-        self.running.store(vcore.0, Relaxed);
+    pub fn set_link(&self, link: Link) {
+        self.link.store(link.0, Relaxed);
     }
-    /// The vcore whose claim began this run.
-    pub fn base(&self) -> VcoreRef {
-        VcoreRef(self.base.load(Relaxed))
-    }
-    /// A vcore runs by its own claim.
-    fn begin_run(&self, vcore: VcoreRef) {
-        self.set_running(vcore);
-        self.base.store(vcore.0, Relaxed);
+    /// A vcore runs by its own claim: a slice's owner or the end of its chain, a borrower, or who was yielded to.
+    fn begin_run(&self, m: &impl Machine, vcore: VcoreRef) {
+        let caller = &m.vcore(vcore).caller;
+        // Nothing plain about the reply to who called it before: the caller does not run on here.
+        let link = if caller.load(Relaxed) == 0 { 0 } else { caller.fetch_and(!(1 << Link::PLAIN), AcqRel) };
+        self.set_link(Link::own(vcore, link));
     }
     fn position(&self) -> u64 {
         self.position.load(Relaxed)
@@ -268,7 +268,7 @@ fn set_timer(m: &impl Machine, core: &Core, at: u64) {
 
 /// Keeps the earliest alarm (0: none): here, where the chain runs, and at the vcore's home, where its positions are. The vcore has it already.
 #[inline(never)]
-pub fn note_alarm(m: &impl Machine, vcore: &Vcore, at: u64) {
+pub fn note_alarm(m: &impl Machine, vcore: VcoreRef, at: u64) {
     let core = m.core();
     if at == 0 {
         return;
@@ -277,8 +277,9 @@ pub fn note_alarm(m: &impl Machine, vcore: &Vcore, at: u64) {
         core.alarm.fetch_min(at, AcqRel);
         arm(m);
     }
-    if vcore.home() != core.id()
-        && let Some(home) = m.core_at(vcore.home())
+    let home = vcore::home(m, vcore);
+    if home != core.id()
+        && let Some(home) = m.core_at(home)
         && at < home.alarm.fetch_min(at, AcqRel)
     {
         m.interrupt_core(home.id());
@@ -305,8 +306,8 @@ pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
             event::go_on(m, end, vcore.word().resume());
             return None;
         }
-        end = VcoreRef(vcore.callee.load(Acquire));
-        if !vcore.word().is(State::Calling) || !end.exists() {
+        end = vcore.calls();
+        if !end.exists() {
             return None;
         }
     }
@@ -354,7 +355,7 @@ fn charge(core: &Core, words: &Words, now: u64) {
 /// Chooses who runs next on this core and wins it. Nobody runs here when this is called.
 pub fn schedule(m: &impl Machine) -> Outcome {
     let (core, now) = (m.core(), m.now());
-    core.set_running(VcoreRef::NONE);
+    core.set_link(Link(0));
     core.reschedule.store(0, Relaxed);
     let words = vector(m, core);
     charge(core, words, now);
@@ -429,7 +430,7 @@ fn claim_again(m: &impl Machine, core: &Core, position: u64, owner: Option<Vcore
 
 /// The won vcore becomes the running one.
 fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
-    core.begin_run(vcore);
+    core.begin_run(m, vcore);
     core.lent.store(0, Relaxed);
     core.reschedule.store(0, Relaxed);
     arm_core(m, core);
@@ -448,7 +449,7 @@ pub struct Loan<'m> {
 pub fn loan_for<M: Machine>(m: &M, woken: VcoreRef) -> Option<Loan<'_>> {
     let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
-    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore.home() != core.id() {
+    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore::home(m, woken) != core.id() {
         return None;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
@@ -474,7 +475,7 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
     if lender_resumes == Resume::Full {
         call::keep_fp(m);
     }
-    core.begin_run(woken);
+    core.begin_run(m, woken);
     event::go_on(m, lender, lender_resumes);
     set_timer(m, core, core.alarm.load(Relaxed).min(now + loan.left));
 }
@@ -500,7 +501,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     };
     if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
         call::keep_fp(m);
-        core.set_running(VcoreRef::NONE);
+        core.set_link(Link(0));
         event::go_on(m, running, Resume::Full);
         return schedule(m);
     }
@@ -529,15 +530,14 @@ pub fn timer_fired(m: &impl Machine) {
                 break;
             }
             let vcore = m.vcore(reference);
-            let state = vcore.word().state();
-            let callee = VcoreRef(vcore.callee.load(Acquire));
+            let callee = vcore.calls();
             match vcore.alarm.load(Relaxed) {
                 0 => {}
-                _ if matches!(state, State::Stopped | State::None) => {}
+                _ if matches!(vcore.word().state(), State::Stopped | State::None) => {}
                 alarm if alarm <= now => event::alarm_passed(m, reference, vcore, alarm),
                 alarm => next = next.min(alarm),
             }
-            reference = if state == State::Calling { callee } else { VcoreRef::NONE };
+            reference = callee;
         }
     }
     core.alarm.fetch_min(next, AcqRel);
@@ -552,7 +552,7 @@ pub fn yield_to(m: &impl Machine, target: VcoreRef) -> Outcome {
     // Who runs is not ready: that includes the caller.
     let Some(vcore) = claim_chain(m, target) else { return Outcome::Refused(Refusal::Busy) };
     gate::suspend(m, me);
-    core.begin_run(vcore);
+    core.begin_run(m, vcore);
     core.lent.store(1, Relaxed);
     event::go_on(m, me, Resume::Events);
     arm(m);

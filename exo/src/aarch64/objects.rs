@@ -106,9 +106,14 @@ impl Machine for Arm {
         unsafe { &*(address(pfn) as *const Environment) }
     }
     #[inline(always)]
+    fn environment_of(&self, vcore: VcoreRef) -> &Environment {
+        // SAFETY: as for `environment`, in whose frame its vcores lie.
+        unsafe { &*((vcore.0 & !0xfff) as *const Environment) }
+    }
+    #[inline(always)]
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
-        // SAFETY: as for `environment`: the reference is the physical address / 64 of a vcore in one.
-        unsafe { &*(shifted::<6>(vcore.0) as *const Vcore) }
+        // SAFETY: as for `environment`: the reference is the address of a vcore in one.
+        unsafe { &*(vcore.0 as *const Vcore) }
     }
     #[inline(always)]
     fn core(&self) -> &Core {

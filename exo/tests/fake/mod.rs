@@ -10,7 +10,7 @@ use exo::device_tree::{Range, Ranges};
 use exo::environment::Environment;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
-use exo::machine::{Found, Line, Machine, Power, Tables, Trigger, Words};
+use exo::machine::{Found, LINEAR, Line, MAX_SPAN, Machine, Power, Tables, Trigger, Words};
 use exo::slice::{self, Core};
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun};
@@ -264,7 +264,10 @@ impl Machine for Fake {
         unsafe { &*page.cast::<Environment>() }
     }
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
-        assert!(vcore.0 & 63 >= 8, "the kernel looked for a vcore in {vcore:?}");
+        assert!(
+            vcore.0 & 63 == 0 && vcore.0 >> 6 & 63 >= 8 && vcore.0 & !(MAX_SPAN - 1) == LINEAR,
+            "the kernel looked for a vcore in {vcore:?}"
+        );
         &self.environment(vcore.environment()).vcores[vcore.index() as usize]
     }
     fn core(&self) -> &Core {
