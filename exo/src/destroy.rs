@@ -251,10 +251,11 @@ fn free_frame(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
     match word.kind() {
         // It remembers the pool: a new one with this number must not take its contents for its own.
         Kind::Free => m.frames().change(pfn, word, Word::new(0, Kind::Free, 0)).map_or(0, |()| 0),
-        Kind::Data | Kind::Code if word.count() == 0 => {
-            free(m, pfn, word.pool());
+        // Somebody may just map it or give it back, by a binding that he looked up before.
+        Kind::Data | Kind::Code if word.count() == 0 => frame::give_back(m, pfn, word, 0).map_or(0, |()| {
+            pool::pool(m, word.pool()).uncharge(1);
             1
-        }
+        }),
         // Mapped somewhere: the sweep comes first. Kernel objects are made of an environment's own pool only, and went with it.
         _ => 0,
     }

@@ -198,10 +198,20 @@ pub fn turn_into(m: &impl Machine, pfn: Pfn, new: Word) -> Result<(), Refusal> {
 
 /// Gives an unmapped frame of `pool` back; the caller then lowers the pool's use.
 pub fn free(m: &impl Machine, pool: u64, pfn: Pfn) -> Result<(), Refusal> {
-    let old = unmapped(m, pool, pfn)?;
-    m.frames().change(pfn, old, Word::new(pool, Kind::Free, 0))?;
-    m.frames().hint(pfn, Kind::Free);
+    give_back(m, pfn, unmapped(m, pool, pfn)?, pool)
+}
+
+/// Frees a frame that still has this word; it remembers `pool`.
+pub fn give_back(m: &impl Machine, pfn: Pfn, old: Word, pool: u64) -> Result<(), Refusal> {
+    m.frames().change(pfn, old, Word::new(old.pool(), Kind::Busy, 0))?;
+    set_free(m, pfn, Word::new(pool, Kind::Free, 0));
     Ok(())
+}
+
+/// The hint comes first: who takes the frame at once clears it after that.
+fn set_free(m: &impl Machine, pfn: Pfn, word: Word) {
+    m.frames().hint(pfn, Kind::Free);
+    m.frames().set(pfn, word);
 }
 
 /// Frees a frame for good, whatever it was: only for who owns it alone. Nothing remembers the pool, so that its next one zeroes it.
@@ -211,6 +221,5 @@ pub fn release(m: &impl Machine, pfn: Pfn) {
 
 /// The same for a kernel object that other cores may still look at: it can be taken once they have left the kernel since `ticket`.
 pub fn retire(m: &impl Machine, pfn: Pfn, ticket: u64) {
-    m.frames().set(pfn, Word::new(0, Kind::Free, ticket));
-    m.frames().hint(pfn, Kind::Free);
+    set_free(m, pfn, Word::new(0, Kind::Free, ticket));
 }

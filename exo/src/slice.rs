@@ -490,9 +490,10 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
 pub fn after_interrupt(m: &impl Machine) -> Outcome {
     let core = m.core();
     let (running, won) = (core.running(), core.won.load(Relaxed));
-    if won != 0 {
+    core.won.store(0, Relaxed);
+    // Unless another core had it stopped before it went on.
+    if won != 0 && m.vcore(running).word().is(State::Running) {
         // Should its loan have passed already, the timer interrupts at once.
-        core.won.store(0, Relaxed);
         return Outcome::Waited(running);
     }
     if !running.exists() {

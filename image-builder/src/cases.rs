@@ -135,14 +135,26 @@ impl Case {
 pub fn all() -> Vec<Case> {
     let mut cases = vec![demo(), tiny()];
     for image in ["trial", "rogue"] {
-        cases.extend(machines().into_iter().map(|options| attack(image, options)));
+        cases.extend(machines().into_iter().chain(several_cores()).map(|options| attack(image, options)));
     }
+    cases.extend(MANY_CORES.map(many_cores));
     cases
 }
 
 /// The prompt, with input from a pipe.
 pub fn demo() -> Case {
     Case::new("demo").typing("ps\nmem\noff\n").expecting(&["init", "pl011", "shell", "free"])
+}
+
+/// Cores of the large machines that the prompt comes up on.
+pub const MANY_CORES: [u32; 2] = [64, 128];
+
+/// The prompt on a machine with so many cores, each of which shows its slices.
+pub fn many_cores(smp: u32) -> Case {
+    let options = MachineOptions { smp, memory_kib: 1024 * 1024, ..MachineOptions::default() };
+    let case = Case::new("demo").on(options).typing("slices\noff\n");
+    let last = format!("core {}:", smp - 1);
+    case.expecting(&["core 0:", "core 1:", &last]).forbidding(&["does not start"])
 }
 
 /// The smallest machine.
@@ -171,6 +183,12 @@ pub fn gates(seed: u64, calls: u64, options: MachineOptions) -> Case {
 /// The machine of a test: its time is counted in instructions, so that what it sees does not depend on how busy the host is.
 pub fn machine() -> MachineOptions {
     MachineOptions { icount: Some(0), ..MachineOptions::default() }
+}
+
+/// Two interrupt controllers, two to eight cores. Their time is the host's: counted instructions would run one core after the other.
+pub fn several_cores() -> Vec<MachineOptions> {
+    let machines = |gic| [2, 4, 8].map(|smp| MachineOptions { smp, gic, ..MachineOptions::default() });
+    [2, 3].into_iter().flat_map(machines).collect()
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.

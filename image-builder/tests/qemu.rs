@@ -77,6 +77,55 @@ machines! {
     gicv3_max_el2: 3 "max" 2;
 }
 
+/// The same on several cores.
+macro_rules! several_cores {
+    ($($name:ident: $gic:literal $smp:literal;)*) => {
+        $(mod $name {
+            use super::*;
+
+            fn options() -> MachineOptions {
+                MachineOptions { smp: $smp, gic: $gic, ..MachineOptions::default() }
+            }
+
+            #[test]
+            fn trial_keeps_every_promise() {
+                pass(&cases::attack("trial", options()));
+            }
+
+            #[test]
+            fn rogue_harms_nobody_and_provokes_every_refusal() {
+                every_refusal(&pass(&cases::attack("rogue", options())));
+            }
+        })*
+
+        #[test]
+        fn the_list_above_names_every_machine_with_several_cores() {
+            let listed = [$(MachineOptions { smp: $smp, gic: $gic, ..MachineOptions::default() },)*];
+            assert_eq!(listed.as_slice(), cases::several_cores());
+        }
+    };
+}
+
+several_cores! {
+    gicv2_two_cores: 2 2;
+    gicv2_four_cores: 2 4;
+    gicv2_eight_cores: 2 8;
+    gicv3_two_cores: 3 2;
+    gicv3_four_cores: 3 4;
+    gicv3_eight_cores: 3 8;
+}
+
+#[test]
+fn the_prompt_comes_up_on_many_cores() {
+    cases::MANY_CORES.map(cases::many_cores).iter().for_each(|case| drop(pass(case)));
+}
+
+#[test]
+fn promises_hold_on_sixty_four_cores() {
+    let options = MachineOptions { smp: 64, memory_kib: 1024 * 1024, ..MachineOptions::default() };
+    pass(&cases::attack("trial", options));
+}
+
 /// `rogue` prints a line `refused CALL REFUSAL` for each pair it provoked: none of the table of calls may be missing.
 fn every_refusal(output: &str) {
     let seen: Vec<&str> = output.lines().filter_map(|line| line.trim().strip_prefix("refused ")).collect();

@@ -193,12 +193,12 @@ pub fn cut_from_here(ground: &Ground) -> Held {
         let gate = Gate::new(server.gate(ground, 0, 1)?);
         let called = || server.view(0).map(|view| view.read_u64(0) != 0);
         let end = Instant::after(PATIENCE);
-        // It may not serve yet, or not have got the call before the deadline.
+        // It may not serve yet, or not have got the call before the deadline, or end because of that before it is seen that it had.
         while !called()? {
             ensure!(Instant::now() < end, "core {core}: the callee never got the call");
             let answer = gate.call_until([0; 7], Instant::after(Duration::from_millis(3)));
             ensure!(
-                matches!(answer, Err(Refusal::DeadlineMissed | Refusal::Busy)),
+                matches!(answer, Err(Refusal::DeadlineMissed | Refusal::Busy | Refusal::Died)),
                 "core {core}: a call that is never answered: {answer:?}"
             );
         }
