@@ -63,15 +63,15 @@ pub fn fired(m: &impl Machine, line: u64) {
     m.set_line(line, Line::Masked);
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
-    let holder = holder(m, words);
-    let event = 1 << (word & 63);
-    if holder.exists() {
-        if !event::wake_by_interrupt(m, holder, event) {
-            event::raise(m, holder, event);
-        }
-    } else if word != 0 {
+    if word == 0 {
+        return;
+    }
+    let (holder, event) = (VcoreRef::from_link(word), 1 << (word & 63));
+    if !binding::stamped(m, words[1].load(Acquire)) {
         set(m, line, Line::Retired);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
+    } else if !event::wake_by_interrupt(m, holder, event) {
+        event::raise(m, holder, event);
     }
 }
 
