@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::*;
 use exo::binding::{Binding, RIGHTS_SHIFT};
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
-use exo::frame::{Frames, Kind};
+use exo::frame::Kind;
 use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
@@ -29,94 +29,70 @@ const INTERRUPTS_PER_ENTRY: u32 = 16;
 
 core::arch::global_asm!(include_str!("memory.s"));
 
-core::arch::global_asm!(
-    include_str!("vectors.s"),
-    GENERAL = const cfg!(feature = "general-paths") as u64,
-    SVC64 = const 0x15u64 << 26 | 1 << 25,
-    REPLY_WAIT = const REPLY_WAIT,
-    NUMBER_RESUME = const Call::Resume as u64,
-    NUMBER_NOTIFY = const NOTIFY,
-    NUMBER_YIELD_TO = const YIELD_TO,
-    KIND_POOL = const BindingKind::Pool as u64,
-    KIND_ENV = const BindingKind::Env as u64,
-    MAY_CALL = const BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
-    MAY_NOTIFY = const BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
-    RIGHTS = const RIGHTS_SHIFT,
-    ENV_RUN = const Rights::ENV_RUN.bits().trailing_zeros(),
-    MAX_VCORES = const MAX_VCORES,
-    IDLE = const slice::IDLE,
-    READY = const State::Ready as u64,
-    READY_EVENTS = const State::Ready as u64 | (Resume::Events as u64) << 4,
-    BINDINGS_PER_FRAME = const BINDINGS_PER_FRAME,
-    RUNNING = const State::Running as u64,
-    WAITING = const State::Waiting as u64,
-    LINK_DEPTH = const Link::DEPTH,
-    LINK_DEEP = const Link::DEEP,
-    LINK_PLAIN = const Link::PLAIN,
-    LINK_FIRST = const 1u64 << Link::OWN | 1 << Link::PLAIN,
-    LINEAR = const LINEAR,
-    TABLES = sym objects::TABLES,
-    FOUND = sym objects::FOUND,
-    FRAME_WORDS = const offset_of!(Found, frames) + offset_of!(Frames, words),
-    FIRST_FRAME = const offset_of!(Found, frames) + offset_of!(Frames, first),
-    BATCH = const offset_of!(ControlPage, batch),
-    PROT_FIXED = const 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
-    PROT_PLAIN = const (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
-    WRITE = const 4 + Prot::WRITE.bits().trailing_zeros(),
-    MARKED = const 4 + Prot::ACCESSED.bits().trailing_zeros(),
-    DIRTY = const 4 + Prot::DIRTY.bits().trailing_zeros(),
-    READABLE = const READABLE.bits(),
-    WRITABLE = const Descriptor::WRITABLE.bits().trailing_zeros(),
-    ACCESSED = const Descriptor::ACCESSED.bits().trailing_zeros(),
-    READ_ONLY = const Descriptor::READ_ONLY.bits().trailing_zeros(),
-    DATA = const Kind::Data as u64,
-    FRAME = const FRAME_BYTES,
-    UPCALL = const offset_of!(ControlPage, upcall),
-    PREEMPTED = const offset_of!(ControlPage, preempted),
-    MASKED = const offset_of!(ControlPage, masked),
-    ENTRY = const offset_of!(ControlPage, upcall_entry),
-    UPCALL_EVENTS = const offset_of!(ControlPage, upcall_events),
-    CONTROL_PC = const offset_of!(ControlPage, pc),
-    PC = const offset_of!(Frame, pc),
-    X = const offset_of!(Frame, x),
-    SP = const offset_of!(Frame, sp),
-    FLAGS = const FLAGS_ALLOWED,
-    CORE_CONTROL = const offset_of!(Core, control),
-    CORE_ZEROS = const offset_of!(Core, zeros),
-    CORE_FP = const offset_of!(Core, fp),
-    CORE_ID = const offset_of!(Core, id),
-    CORE_RESCHEDULE = const offset_of!(Core, reschedule),
-    CORE_LOAN = const offset_of!(Core, loan),
-    CORE_LENT = const offset_of!(Core, lent),
-    CORE_POSITION = const offset_of!(Core, position),
-    CORE_READY = const offset_of!(Core, ready),
-    CORE_ALARM = const offset_of!(Core, alarm),
-    CORE_SLICE_END = const offset_of!(Core, slice_end),
-    CORE_TIMER = const offset_of!(Core, timer),
-    VCORE_CONTROL = const offset_of!(Vcore, control),
-    VCORE_MASK = const offset_of!(Vcore, mask),
-    VCORE_SLOTS = const offset_of!(Vcore, slots),
-    VCORE_CALLER = const offset_of!(Vcore, caller),
-    VCORE_CALLEE = const offset_of!(Vcore, callee),
-    VCORE_ALARM = const offset_of!(Vcore, alarm),
-    ENVIRONMENT_DYING = const offset_of!(Environment, dying),
-    ENVIRONMENT_SPACE = const offset_of!(Environment, space),
-    ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
-    ENVIRONMENT_BINDINGS = const offset_of!(Environment, first_bindings),
-    ENVIRONMENT_HOMES = const offset_of!(Environment, homes),
-    PLAIN = sym on_call,
-    OTHER_NOTIFY = sym on_notify,
-    WAIT = sym on_wait,
-    SCHEDULE = sym on_schedule,
-    YIELD_TO = sym on_yield,
-    LATE_EVENT = sym on_late_event,
-    INTERRUPT = sym on_interrupt,
-    FAULT = sym on_fault,
-    RESUME_EVENTS = sym on_resume_events,
-    RESUME_BATCH = sym on_resume_batch,
-    MAP_BATCH = sym on_map,
-    KERNEL_FAULT = sym panic::fault,
-);
+/// The vectors, and what they know of structures (the places of fields), of numbers, and of functions.
+macro_rules! vectors {
+    (places { $($structure:ident { $($offset:ident $($field:ident)? $(($inner:ident . $last:ident))?,)* })* }
+     numbers { $($name:ident = $value:expr,)* } symbols { $($symbol:ident = $path:path,)* }) => {
+        core::arch::global_asm!(
+            include_str!("vectors.s"),
+            $($($offset = const offset_of!($structure, $($field)? $($inner.$last)?),)*)*
+            $($name = const $value,)*
+            $($symbol = sym $path,)*
+        );
+    };
+}
+
+vectors! {
+    places {
+        Core {
+            CORE_CONTROL control, CORE_ZEROS zeros, CORE_FP fp, CORE_ID id, CORE_RESCHEDULE reschedule, CORE_LOAN loan, CORE_LENT lent,
+            CORE_POSITION position, CORE_READY ready, CORE_ALARM alarm, CORE_SLICE_END slice_end, CORE_TIMER timer,
+        }
+        Vcore {
+            VCORE_CONTROL control, VCORE_MASK mask, VCORE_SLOTS slots, VCORE_CALLER caller, VCORE_CALLEE callee, VCORE_ALARM alarm,
+        }
+        Environment {
+            ENVIRONMENT_DYING dying, ENVIRONMENT_SPACE space, ENVIRONMENT_VCORES vcores, ENVIRONMENT_BINDINGS first_bindings,
+            ENVIRONMENT_HOMES homes,
+        }
+        ControlPage {
+            BATCH batch, UPCALL upcall, PREEMPTED preempted, MASKED masked, ENTRY upcall_entry, UPCALL_EVENTS upcall_events, CONTROL_PC pc,
+        }
+        Frame { PC pc, X x, SP sp, }
+        Found { FRAME_WORDS (frames.words), FIRST_FRAME (frames.first), }
+    }
+    numbers {
+        GENERAL = cfg!(feature = "general-paths") as u64,
+        FRAME = FRAME_BYTES,
+        LINEAR = LINEAR,
+        FLAGS = FLAGS_ALLOWED,
+        SVC64 = 0x15u64 << 26 | 1 << 25,
+        REPLY_WAIT = REPLY_WAIT, NUMBER_RESUME = Call::Resume as u64, NUMBER_NOTIFY = NOTIFY, NUMBER_YIELD_TO = YIELD_TO,
+        KIND_POOL = BindingKind::Pool as u64, KIND_ENV = BindingKind::Env as u64, DATA = Kind::Data as u64,
+        MAY_CALL = BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
+        MAY_NOTIFY = BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
+        RIGHTS = RIGHTS_SHIFT, ENV_RUN = Rights::ENV_RUN.bits().trailing_zeros(),
+        MAX_VCORES = MAX_VCORES, BINDINGS_PER_FRAME = BINDINGS_PER_FRAME, IDLE = slice::IDLE,
+        RUNNING = State::Running as u64, WAITING = State::Waiting as u64, READY = State::Ready as u64,
+        READY_EVENTS = State::Ready as u64 | (Resume::Events as u64) << 4,
+        LINK_DEPTH = Link::DEPTH, LINK_DEEP = Link::DEEP, LINK_PLAIN = Link::PLAIN,
+        LINK_FIRST = 1u64 << Link::OWN | 1 << Link::PLAIN,
+        PROT_FIXED = 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
+        PROT_PLAIN = (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
+        WRITE = 4 + Prot::WRITE.bits().trailing_zeros(),
+        MARKED = 4 + Prot::ACCESSED.bits().trailing_zeros(),
+        DIRTY = 4 + Prot::DIRTY.bits().trailing_zeros(),
+        READABLE = READABLE.bits(),
+        WRITABLE = Descriptor::WRITABLE.bits().trailing_zeros(),
+        ACCESSED = Descriptor::ACCESSED.bits().trailing_zeros(),
+        READ_ONLY = Descriptor::READ_ONLY.bits().trailing_zeros(),
+    }
+    symbols {
+        TABLES = objects::TABLES, FOUND = objects::FOUND, KERNEL_FAULT = panic::fault,
+        PLAIN = on_call, OTHER_NOTIFY = on_notify, WAIT = on_wait, SCHEDULE = on_schedule, YIELD_TO = on_yield, LATE_EVENT = on_late_event,
+        INTERRUPT = on_interrupt, FAULT = on_fault, RESUME_EVENTS = on_resume_events, RESUME_BATCH = on_resume_batch, MAP_BATCH = on_map,
+    }
+}
 
 /// What the vectors take for granted: pairs of words that they load and store at once, the state word and the cells where a vcore and the tables begin.
 const _: () = {
