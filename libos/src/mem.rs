@@ -13,6 +13,9 @@ pub mod tables;
 
 #[expect(unsafe_code, reason = "addresses become memory here: the window, the bitmap, mappings")]
 mod access;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "memcpy is assembly")]
+mod copy;
 #[expect(unsafe_code, reason = "the copy that survives the loss of a page, and its way out")]
 mod guard;
 #[cfg(target_os = "none")]
