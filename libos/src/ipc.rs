@@ -4,6 +4,8 @@
 //! lost and may be seen by the other: the stubs save what Rust needs, and clear nothing.
 
 mod gate;
+pub mod names;
+pub mod rpc;
 mod server;
 
 pub use gate::Gate;
