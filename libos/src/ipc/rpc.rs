@@ -34,9 +34,11 @@ mod codec;
 mod error;
 mod interface;
 mod lent;
-mod message;
+pub mod message;
 mod pages;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, PATIENCE, Repeat};
 pub use codec::{Malformed, decode};

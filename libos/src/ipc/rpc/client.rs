@@ -7,6 +7,7 @@ use super::message::{self, Version, answer, flag, request};
 use crate::ipc::names::{self, NotFound};
 use crate::ipc::{Gate, Words};
 use crate::protocol::Message;
+use crate::slots;
 use crate::sys::CallMessage;
 use crate::time::{self, Instant};
 use core::time::Duration;
@@ -34,13 +35,13 @@ pub enum Repeat {
 /// The client's side of an interface. [`interface!`](crate::interface) puts typed methods around it.
 pub struct Client {
     gate: Gate,
-    /// What the supervisor knows the service by; empty: it cannot be found again.
+    /// What the supervisor knows the service by, whose gate lies in a slot of this client's own; empty: it cannot be found again.
     name: &'static str,
     version: Version,
     /// Ticks of the timer, or [`FOR_EVER`].
     patience: u64,
     /// The last answer.
-    received: Message,
+    pub(super) received: Message,
     /// The server is not the one that the gate leads to.
     lost: bool,
     pages: usize,
@@ -53,11 +54,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the service of this name, which the manifest must let this program call.
+    /// A client of the service of this name, which the manifest must let this program call. The first call looks for it.
     pub fn named(version: Version, pages: usize, name: &str) -> Result<Client, CallError> {
-        let binding = crate::start::named(name).ok_or(CallError::NotPermitted)?;
-        let client = Client::over(version, pages, Gate::new(Handle(binding.handle)));
-        Ok(Client { name: binding.name, ..client })
+        let name = crate::start::named(name).ok_or(CallError::NotPermitted)?.name;
+        // A slot of its own: another client that finds the service again after a restart must not hide that from this one.
+        let slot = slots::take().ok_or(CallError::Refused(Refusal::SlotTaken))?;
+        let gate = Gate::new(slot);
+        let mut client = Client::over(version, pages, gate);
+        (client.name, client.lost) = (name, true);
+        Ok(client)
     }
 
     /// A client of whoever is behind a gate. When that dies nobody else is looked for.
@@ -109,7 +114,7 @@ impl Client {
 
     /// The value in the answer. Its bytes are the client's own by now: nobody changes them under the decoder.
     #[inline(always)]
-    fn decode<'a, T: Deserialize<'a>, E>(&'a mut self) -> Result<T, Error<E>> {
+    pub(super) fn decode<'a, T: Deserialize<'a>, E>(&'a mut self) -> Result<T, Error<E>> {
         let value = match message::long(&self.received) {
             None => codec::decode_payload(&self.received.bytes, usize::from(self.received.len)),
             Some(bytes) => self.decode_long(bytes),
@@ -216,8 +221,6 @@ impl Client {
         names::await_service(self.name, self.gate.handle(), deadline).map_err(|why| match why {
             NotFound::NotPermitted => CallError::NotPermitted,
             NotFound::Down => CallError::Timeout,
-            // Another client of this program filled the slot meanwhile: just as well.
-            NotFound::Refused(Refusal::SlotTaken) => CallError::Gone,
             NotFound::Refused(refusal) => CallError::of_gate(refusal),
         })?;
         self.lost = false;
@@ -296,6 +299,14 @@ impl Client {
     ) -> Result<Words, Refusal> {
         let call = CallMessage { words, send, ..CallMessage::default() };
         self.gate.call_patiently(&call, deadline).map(|reply| reply.words)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            slots::empty(self.gate.handle());
+        }
     }
 }
 

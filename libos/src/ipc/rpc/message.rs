@@ -75,12 +75,12 @@ impl Version {
     }
 
     /// As a message carries it.
-    pub(super) const fn to_bits(self) -> u32 {
+    pub const fn to_bits(self) -> u32 {
         (self.number as u32) << Version::FINGERPRINT_BITS | self.fingerprint
     }
 
     /// What a message carries.
-    pub(super) const fn from_bits(bits: u32) -> Version {
+    pub const fn from_bits(bits: u32) -> Version {
         let number = (bits >> Version::FINGERPRINT_BITS) as u16;
         Version { number, fingerprint: bits & ((1 << Version::FINGERPRINT_BITS) - 1) }
     }

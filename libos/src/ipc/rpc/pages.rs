@@ -103,16 +103,21 @@ impl Connections {
                 Err(answer::NO_ROOM)
             }
             Ok(shared) => {
-                // The slot is the connection's from now on.
                 self.slot = None;
                 self.expected = 0;
-                self.make_room(badge);
-                self.buffer.resize(self.pages * PAGE_BYTES as usize, 0);
-                let (number, used) = (self.free_number(), self.tick());
-                self.list.push(Connection { number, badge, pool, shared, used });
-                Ok(number)
+                self.list.retain(|connection| connection.shared.is_there());
+                Ok(self.keep(badge, pool, shared))
             }
         }
+    }
+
+    /// A new connection, in whose hands the binding is from now on. Answers with its number.
+    fn keep(&mut self, badge: u64, pool: Handle, shared: Shared) -> u8 {
+        self.make_room(badge);
+        self.buffer.resize(self.pages * PAGE_BYTES as usize, 0);
+        let (number, used) = (self.free_number(), self.tick());
+        self.list.push(Connection { number, badge, pool, shared, used });
+        number
     }
 
     /// The frames of a request's connection, and the bytes it says lie there, copied out of them. `Err`: how to answer it.
@@ -142,7 +147,6 @@ impl Connections {
     }
 
     fn make_room(&mut self, badge: u64) {
-        self.list.retain(|connection| connection.shared.is_there());
         if self.list.iter().filter(|connection| connection.badge == badge).count() >= MOST_OF_A_BADGE {
             self.forget_least_used(|connection| connection.badge == badge);
         }
@@ -156,5 +160,71 @@ impl Connections {
         if let Some((index, _)) = least.min_by_key(|(_, connection)| connection.used) {
             self.list.swap_remove(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message;
+    use super::*;
+    use crate::ipc::rpc::Version;
+    use std::vec;
+
+    const POOL: Handle = Handle(40);
+
+    fn named(number: u8) -> Message {
+        message::new(3, Version::new(1, "")).with_flags(u16::from(number))
+    }
+
+    /// Frames that are ordinary memory, for the whole run of the tests.
+    fn frames(pages: usize, byte: u8) -> Shared {
+        Shared::over(vec![u64::from_ne_bytes([byte; 8]); pages * 512].leak())
+    }
+
+    #[test]
+    fn a_request_reaches_the_frames_of_its_own_badge_only() {
+        let mut connections = Connections::new(1);
+        let (first, second) = (connections.keep(7, POOL, frames(1, 0x11)), connections.keep(8, POOL, frames(1, 0x22)));
+        assert_eq!(connections.request(7, &named(first), Some(2)).unwrap().1, [0x11; 2]);
+        assert_eq!(connections.request(8, &named(second), Some(4096)).unwrap().1, [0x22; 4096]);
+        for (badge, number) in [(8, first), (7, second), (7, 0), (9, first), (7, 200)] {
+            assert_eq!(connections.request(badge, &named(number), Some(2)).unwrap_err(), answer::NO_PAGES);
+        }
+        for bytes in [4097, usize::MAX] {
+            assert_eq!(connections.request(7, &named(first), Some(bytes)).unwrap_err(), answer::MALFORMED);
+        }
+    }
+
+    #[test]
+    fn who_lends_again_and_again_loses_its_own_and_the_oldest_go_first() {
+        let mut connections = Connections::new(1);
+        let honest = connections.keep(1, POOL, frames(1, 1));
+        let greedy: Vec<u8> = (0..1000).map(|_| connections.keep(2, POOL, frames(1, 2))).collect();
+        assert_eq!(connections.list.len(), 1 + MOST_OF_A_BADGE);
+        assert!(connections.request(1, &named(honest), Some(1)).is_ok());
+        let (last, before) = (greedy[999], greedy[999 - MOST_OF_A_BADGE]);
+        assert!(connections.request(2, &named(last), Some(1)).is_ok());
+        assert_eq!(connections.request(2, &named(before), Some(1)).unwrap_err(), answer::NO_PAGES);
+        assert!(greedy.iter().all(|number| *number != 0 && *number != honest));
+        // Many badges together: the one that was used least recently is forgotten.
+        for badge in 10..100 {
+            assert!(connections.request(1, &named(honest), Some(1)).is_ok());
+            connections.keep(badge, POOL, frames(1, 3));
+        }
+        assert_eq!(connections.list.len(), MOST_CONNECTIONS);
+        assert!(connections.request(1, &named(honest), Some(1)).is_ok());
+    }
+
+    #[test]
+    fn a_slot_is_open_for_a_few_calls_after_somebody_wants_to_lend() {
+        let mut connections = Connections::new(1);
+        assert_eq!(connections.accept(), None);
+        // A host has no slots.
+        assert_eq!(connections.open(), answer::NO_ROOM);
+        connections.slot = Some(Handle(9));
+        assert_eq!(connections.open(), answer::READY);
+        let open = (0..100).take_while(|_| connections.accept() == Some(Handle(9))).count();
+        assert_eq!(open, usize::from(EXPECTED_CALLS));
+        assert_eq!(Connections::new(0).open(), answer::NO_ROOM);
     }
 }
