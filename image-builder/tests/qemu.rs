@@ -112,6 +112,15 @@ fn a_flood_of_near_alarms_starves_nobody_on_a_slow_machine() {
 }
 
 #[test]
+fn peers_keep_every_promise_to_each_other() {
+    for options in
+        [cases::machine(), machine(2, "cortex-a72", 2), MachineOptions { icount: Some(2), ..cases::machine() }]
+    {
+        pass(&cases::attack("peers", options));
+    }
+}
+
+#[test]
 fn tiny_runs_in_one_mebibyte() {
     pass(&cases::tiny());
 }
