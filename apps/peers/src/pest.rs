@@ -161,7 +161,7 @@ pub fn unasked_binding(_: &Ground) -> Held {
     let send = Some((event.handle(), Rights::EVENT_NOTIFY));
     let plain = message::new(5, VERSION);
     same!(raw.say(&plain, send).err(), Some(Refusal::SlotTaken), "a binding while no slot is open");
-    for _ in 0..300 {
+    for _ in 0..130 {
         same!(raw.code(&message::new(request::OPEN, VERSION))?, answer::READY, "a slot");
         same!(raw.say(&plain, send)?.code, answer::DONE, "a call with a binding that nobody asked for");
     }
@@ -249,7 +249,7 @@ pub fn vanishing(ground: &Ground) -> Held {
     begin_second(ground)?;
     let raw = Raw::new()?;
     let (mut gone, mut served) = (0, 0u64);
-    for _ in 0..150 {
+    for _ in 0..60 {
         let loan = Loan::new()?;
         let (code, connection) = raw.lend(loan.pool, BOTH, loan.frames)?;
         same!(code, answer::READY, "a loan");
@@ -270,7 +270,7 @@ pub fn vanishing(ground: &Ground) -> Held {
         }
         loan.end();
     }
-    same!((gone, served > 0), (150, true), "rounds");
+    same!((gone, served > 0), (60, true), "rounds");
     serves()
 }
 
@@ -304,13 +304,13 @@ pub fn changing(ground: &Ground) -> Held {
 pub fn greedy(_: &Ground) -> Held {
     let raw = Raw::new()?;
     let mut honest = client()?;
-    for round in 0..400 {
+    for round in 0..130 {
         let loan = Loan::new()?;
         let (code, connection) = raw.lend(loan.pool, BOTH, loan.frames)?;
         same!(code, answer::READY, "loan {round}");
         same!(raw.code(&long(SUM, connection, 1))?, answer::DONE, "a call with loan {round}");
         loan.end();
-        if round % 50 == 0 {
+        if round % 26 == 0 {
             same!(honest.sum(Bytes::new(&[2; 5000]))?, 10_000, "an honest client's sum");
         }
     }
@@ -329,7 +329,7 @@ pub fn victim() -> ! {
         if let Ok(mut store) = store::Client::named("store") {
             // Frames are lent meanwhile.
             let _ = store.sum(Bytes::new(&[1; 2000]));
-            let _ = store.work(200);
+            let _ = store.work(40);
         }
     }
 }

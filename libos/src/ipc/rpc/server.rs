@@ -120,10 +120,16 @@ impl<D: Dispatch> Server<D> {
 
     /// Serves calls only, for ever.
     pub fn serve(mut self) -> ! {
-        ipc::Server::new().serve(|incoming| match incoming {
-            Incoming::Call { badge, words, binding } => self.answer(badge, &words, binding),
-            Incoming::Events(_) | Incoming::Refused(_) => Outgoing::default(),
-        })
+        let gate = ipc::Server::new();
+        let mut outgoing = Outgoing::default();
+        loop {
+            match gate.turn(&outgoing) {
+                Incoming::Call { badge, words, binding } => outgoing = self.answer(badge, &words, binding),
+                Incoming::Events(_) => outgoing = Outgoing::default(),
+                // Only the slot can be the reason: the same answer goes without it.
+                Incoming::Refused(_) => outgoing.accept = None,
+            }
+        }
     }
 
     /// Answers one call: for who hears other things besides, by an [`ipc::Server`] of its own without an `accept`.
