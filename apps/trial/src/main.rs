@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod cores;
 mod events;
 mod gates;
 mod held;
@@ -74,6 +75,14 @@ const PROMISES: &[Promise] = &[
     ("a child can be private", objects::a_private_child),
     ("a stopped vcore begins anew", objects::begins_anew),
     ("the kernel shows its pages", objects::exposed_pages),
+    ("each core runs what it is given", cores::each_runs),
+    ("notify goes to another core and back", cores::notify_and_back),
+    ("a gate is called from every core", cores::gate_from_all),
+    ("what is unmapped is unmapped on every core", cores::unmapped_there),
+    ("who runs on another core can be stopped", cores::stopped_there),
+    ("who runs on another core can be destroyed", cores::destroyed_there),
+    ("a chain that runs on another core can be cut", cores::cut_from_here),
+    ("FP registers survive on every core", cores::fp_survives),
     ("power obeys its binding", objects::power),
     ("the kernel's invariants hold", objects::audit_is_clean),
 ];
