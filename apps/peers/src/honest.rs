@@ -147,6 +147,9 @@ pub fn deaths_on_the_way(_: &Ground) -> Held {
 
 pub fn stays_down(_: &Ground) -> Held {
     let mut nobody = store::Client::named("nobody")?.with_patience(Duration::from_millis(50));
-    same!(nobody.puts(), Err(CallError::Timeout.into()), "a service that does not live");
+    let begun = Instant::now();
+    same!(nobody.puts(), Err(CallError::Gone.into()), "a service that does not live");
+    same!(nobody.work(1), Err(CallError::Gone.into()), "the same for a call that is not idempotent");
+    same!(begun.elapsed() < PATIENCE, true, "patience beyond the client's own");
     Ok(())
 }

@@ -44,10 +44,16 @@ pub fn resolve(name: &str, slot: Handle, until: Instant) -> Result<(), NotFound>
 
 /// [`resolve`], again and again until the service is there.
 pub fn await_service(name: &str, slot: Handle, until: Instant) -> Result<(), NotFound> {
+    let mut last = Ok(());
     loop {
-        match resolve(name, slot, until) {
-            Err(NotFound::Down) if Instant::now() < until => sleep(PAUSE),
-            found => return found,
+        match (resolve(name, slot, until), last) {
+            // The moment passed on the way to the supervisor: what it said before counts.
+            (Err(NotFound::Refused(Refusal::DeadlineMissed)), Err(NotFound::Down)) => return last,
+            (Err(NotFound::Down), _) if Instant::now() < until => {
+                last = Err(NotFound::Down);
+                sleep(PAUSE);
+            }
+            (found, _) => return found,
         }
     }
 }

@@ -170,6 +170,7 @@ impl Client {
     /// Finds the server, lends it frames, and sends the request, until there is an answer or no point in it.
     #[cold]
     fn exchange_anew(&mut self, mut request: Message, repeat: Repeat, deadline: Instant) -> Result<Message, CallError> {
+        let mut last = CallError::BadAnswer;
         for _ in 0..MOST_TRIES {
             let attempt = self.prepare(request.flags & flag::LONG != 0, deadline).and_then(|()| {
                 request.flags = request.flags & flag::LONG | u16::from(self.connection);
@@ -179,10 +180,16 @@ impl Client {
                 Ok(reply) if reply.code != answer::NO_PAGES => return Ok(reply),
                 // Nothing was done: the server has forgotten this client.
                 Ok(_) => self.connection = 0,
-                Err(error) => self.after(error, repeat)?,
+                Err(error) => {
+                    self.after(error, repeat)?;
+                    last = error;
+                }
+            }
+            if Instant::now() >= deadline {
+                break;
             }
         }
-        Err(CallError::BadAnswer)
+        Err(last)
     }
 
     /// What a failed attempt means: nothing if there may be another.
@@ -220,7 +227,7 @@ impl Client {
         }
         names::await_service(self.name, self.gate.handle(), deadline).map_err(|why| match why {
             NotFound::NotPermitted => CallError::NotPermitted,
-            NotFound::Down => CallError::Timeout,
+            NotFound::Down => CallError::Gone,
             NotFound::Refused(refusal) => CallError::of_gate(refusal),
         })?;
         self.lost = false;
