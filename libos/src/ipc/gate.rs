@@ -31,9 +31,9 @@ impl Gate {
     }
 
     /// Calls; the reply must come before `deadline`.
+    #[inline(always)]
     pub fn call_until(self, words: Words, deadline: Instant) -> Result<Words, Refusal> {
-        self.call_with(&CallMessage { words, deadline: Some(deadline.0), ..CallMessage::default() })
-            .map(|reply| reply.words)
+        sys::call_words_until(self.0, words, deadline.0)
     }
 
     /// Calls with everything a message can carry.

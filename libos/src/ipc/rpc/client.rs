@@ -279,7 +279,9 @@ impl Client {
     ) -> Result<Message, CallError> {
         let words = request.to_words();
         let reply = match (deadline, send) {
-            (Instant(FOR_EVER), None) => self.call_at_once(words),
+            // The kernel's fast path, which knows no deadlines.
+            (Instant(FOR_EVER), None) => self.or_patiently(self.gate.call(words), words, deadline),
+            (_, None) => self.or_patiently(self.gate.call_until(words, deadline), words, deadline),
             _ => self.call_patiently(words, send, deadline),
         };
         let reply = Message::from_words(&reply.map_err(CallError::of_gate)?);
@@ -289,15 +291,16 @@ impl Client {
         Ok(reply)
     }
 
-    /// The kernel's fast path, which knows no deadlines.
+    /// The answer of a first attempt, or of others while the gate is shut.
     #[inline(always)]
-    fn call_at_once(&self, words: Words) -> Result<Words, Refusal> {
-        match self.gate.call(words) {
-            Err(Refusal::Busy) => self.call_patiently(words, None, Instant(FOR_EVER)),
+    fn or_patiently(&self, first: Result<Words, Refusal>, words: Words, deadline: Instant) -> Result<Words, Refusal> {
+        match first {
+            Err(Refusal::Busy) => self.call_patiently(words, None, deadline),
             answer => answer,
         }
     }
 
+    #[cold]
     fn call_patiently(
         &self,
         words: Words,
