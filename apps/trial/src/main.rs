@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod chains;
 mod cores;
 mod events;
 mod gates;
@@ -54,6 +55,13 @@ const PROMISES: &[Promise] = &[
     ("a caller's death cuts the chain", gates::callers_death),
     ("chains have eight calls", gates::chains),
     ("a binding travels in a message", gates::bindings_travel),
+    ("a callee preempted in the middle goes on", chains::preempted),
+    ("a slice that ends in the last of a chain goes on there", chains::preempted_in_the_last),
+    ("whoever waits for a callee that ends is told", chains::callees_end),
+    ("the least deadline of a chain counts", chains::nested_deadline),
+    ("a late reply goes nowhere", chains::late_reply),
+    ("who lends to a busy server is served next", chains::lends_to_the_busy),
+    ("a server's own slices serve who has none any more", chains::slices_vanish),
     ("events wake and are taken", events::wake_and_take),
     ("an alarm ends a wait, not before", events::alarms),
     ("an event interrupts by an upcall", events::upcalls),

@@ -63,6 +63,49 @@ macro_rules! snippets {
     };
 }
 
+/// The instruction that makes a call, by the name that the table of calls gives it; `number` is for an assembler's variable.
+#[macro_export]
+macro_rules! svc {
+    (call) => {
+        "svc #(65535 - 0)"
+    };
+    (reply_wait) => {
+        "svc #(65535 - 1)"
+    };
+    (resume) => {
+        "svc #(65535 - 4)"
+    };
+    (wait) => {
+        "svc #(65535 - 5)"
+    };
+    (notify) => {
+        "svc #(65535 - 6)"
+    };
+    (yield_to) => {
+        "svc #(65535 - 7)"
+    };
+    (halt) => {
+        "svc #(65535 - 22)"
+    };
+    (take_back) => {
+        "svc #(65535 - 26)"
+    };
+    (restrict) => {
+        "svc #(65535 - 27)"
+    };
+    (number) => {
+        "svc #(65535 - \\number)"
+    };
+}
+
+// The names above are those of the contract.
+const _: () = {
+    use exo_abi::Call;
+    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Resume as u64 == 4);
+    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(Call::Halt as u64 == 22 && Call::TakeBack as u64 == 26 && Call::Restrict as u64 == 27);
+};
+
 impl Common {
     /// Its address in a child.
     pub fn va(self) -> u64 {

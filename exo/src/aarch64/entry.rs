@@ -31,6 +31,7 @@ core::arch::global_asm!(include_str!("memory.s"));
 
 core::arch::global_asm!(
     include_str!("vectors.s"),
+    GENERAL = const cfg!(feature = "general-paths") as u64,
     SVC64 = const 0x15u64 << 26 | 1 << 25,
     REPLY_WAIT = const REPLY_WAIT,
     NUMBER_RESUME = const Call::Resume as u64,

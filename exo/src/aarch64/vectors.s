@@ -139,6 +139,15 @@
     msr     spsr_el1, xzr
     .endm
 
+// Goes to the plain path, or, in the kernel in which nothing is plain, to the general one.
+    .macro  hot condition, plain, general
+    .if     {GENERAL}
+    b.\condition \general
+    .else
+    b.\condition \plain
+    .endif
+    .endm
+
     .section .vectors, "ax"
     .balign 2048
     .global vectors
@@ -152,9 +161,9 @@ vectors:
     mrs     x16, esr_el1
     mov     w17, #({SVC64} | 0xffff)
     subs    w16, w17, w16               // the number, if this is `svc` from AArch64
-    b.eq    gate_call
+    hot     eq, gate_call, slow
     cmp     w16, #{REPLY_WAIT}
-    b.eq    gate_reply
+    hot     eq, gate_reply, slow
     tbnz    w16, #31, fault             // another exception, most of them
     cmp     w16, #{NUMBER_RESUME}
     b.eq    resume
@@ -163,10 +172,10 @@ vectors:
     clear   "0, 17"
     eret
 1:  cmp     w16, #{NUMBER_NOTIFY}
-    b.eq    notify
-    b.lo    wait
+    hot     eq, notify, slow
+    hot     lo, wait, other_wait
     cmp     w16, #{NUMBER_YIELD_TO}
-    b.eq    yield_to
+    hot     eq, yield_to, slow
     lsr     w17, w16, #16
     cbnz    w17, fault
     mov     w17, #0xffff                // `svc #0` is no call
@@ -318,7 +327,7 @@ yield_to:
     and     x12, x10, #~0xfff
     ubfx    x13, x10, #6, #6
     add     x12, x12, x13, lsl #1
-    ldrh    w12, [x12, #({ENVIRONMENT_HOMES} - 16)]
+    ldrh    w12, [x12, #{ENVIRONMENT_HOMES}]
     ldr     x13, [sp, #{CORE_ID}]
     cmp     x13, x12
     b.ne    other_yield                 // it lives elsewhere
@@ -501,6 +510,9 @@ map_slow:
 resume:
     ldr     x17, [sp, #-16]
     cbz     x17, resume_now
+    .if     {GENERAL}
+    b       resume_entries
+    .endif
     cmp     x17, #1
     b.ne    resume_entries
     below   stp
@@ -519,6 +531,9 @@ other_map:
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
 // x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
 map:
+    .if     {GENERAL}
+    b       other_map
+    .endif
     sub     x17, x1, #1
     orr     x17, x17, x0
     cbnz    x17, other_map
@@ -634,6 +649,9 @@ map_page:
 mapped:
     below   ldp
 resume_now:
+    .if     {GENERAL}
+    b       resume_fully
+    .endif
     ldp     x16, x17, [sp]
     ldr     x16, [x16]
     stp     x0, x1, [sp, #-32]
@@ -652,6 +670,7 @@ resume_now:
     eret
 resume_events:
     ldp     x0, x1, [sp, #-32]
+resume_fully:
     save
     rust    {RESUME_EVENTS}
 
