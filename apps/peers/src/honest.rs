@@ -3,9 +3,12 @@
 use crate::store::{KEYS, Point, StoreError, newer, store};
 use crate::{Held, same};
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::time::Duration;
+use exo_abi::{Handle, Pfn, Refusal};
 use libos::ipc::names::{self, NotFound};
 use libos::ipc::rpc::{Bytes, CallError, Error};
+use libos::mem::{self, Shared};
 use libos::slots;
 use libos::time::Instant;
 use workshop::Ground;
@@ -44,6 +47,53 @@ pub fn long(_: &Ground) -> Held {
     Ok(())
 }
 
+/// Every length of the loops' ends and every alignment: in memory, and into shared frames and back.
+pub fn copies(_: &Ground) -> Held {
+    let pattern: Vec<u8> = (0..2048u32).map(|index| (index * 151 + 7 + index / 256) as u8).collect();
+    let frames = Frames::new()?;
+    for length in (0..=272).chain([319, 320, 511, 512, 513, 767, 1000]) {
+        for (from, to) in (0..16).flat_map(|from| [(from, 0), (from, 5), (from, 8), (16 - from, from)]) {
+            let wanted = &pattern[from..from + black_box(length)];
+            let mut there = [0xee; 1100];
+            there[to + 16..to + 16 + length].copy_from_slice(wanted);
+            same!(&there[to + 16..to + 16 + length] == wanted, true, "{length} bytes from {from} to {to}");
+            let around = there[..to + 16].iter().chain(&there[to + 16 + length..]);
+            same!(around.filter(|byte| **byte != 0xee).count(), 0, "bytes beside {length} from {from} to {to}");
+            let mut back = [0xee; 1100];
+            frames.shared.write(4096 - 300 + to, wanted)?;
+            frames.shared.read(4096 - 300 + to, &mut back[from + 16..from + 16 + length])?;
+            same!(&back[from + 16..from + 16 + length] == wanted, true, "{length} shared bytes from {from} to {to}");
+            let around = back[..from + 16].iter().chain(&back[from + 16 + length..]);
+            same!(around.filter(|byte| **byte != 0xee).count(), 0, "bytes beside {length} shared from {from} to {to}");
+        }
+    }
+    Ok(())
+}
+
+/// Two frames of this program's own pool, seen as shared ones.
+struct Frames {
+    // Before the frames are given back.
+    shared: Shared,
+    _back: GiveBack,
+}
+
+struct GiveBack([Pfn; 2]);
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        mem::free_frames(Handle::POOL, &self.0);
+    }
+}
+
+impl Frames {
+    fn new() -> Result<Frames, Refusal> {
+        let mut frames = [Pfn(0); 2];
+        mem::alloc_frames(Handle::POOL, &mut frames)?;
+        let back = GiveBack(frames);
+        Ok(Frames { shared: Shared::map(Handle::POOL, &frames)?, _back: back })
+    }
+}
+
 pub fn services_errors(_: &Ground) -> Held {
     let mut store = client()?;
     same!(store.get(KEYS), Err(Error::Service(StoreError::NoKey(KEYS))), "a key that is none");
@@ -72,7 +122,7 @@ pub fn versions(_: &Ground) -> Held {
 
 pub fn names(_: &Ground) -> Held {
     same!(store::Client::named("pl011").err(), Some(CallError::NotPermitted), "a service of somebody else's");
-    let slot = slots::take().ok_or(exo_abi::Refusal::SlotTaken)?;
+    let slot = slots::take().ok_or(Refusal::SlotTaken)?;
     let until = || Instant::after(PATIENCE);
     same!(names::resolve("victim", slot, until()), Err(NotFound::NotPermitted), "what the manifest does not name");
     same!(names::resolve("", slot, until()), Err(NotFound::NotPermitted), "nothing");

@@ -61,6 +61,7 @@ macro_rules! same {
 type Promise = (&'static str, fn(&Ground) -> Held);
 
 const PROMISES: &[Promise] = &[
+    ("copies are right at every length and alignment", honest::copies),
     ("arguments and results travel in registers", honest::short),
     ("what is longer travels through lent frames", honest::long),
     ("the service's own errors arrive", honest::services_errors),
