@@ -133,7 +133,7 @@ impl Case {
 
 /// Every case that `cargo image test` runs; `cargo test` runs the same.
 pub fn all() -> Vec<Case> {
-    let mut cases = vec![demo(), tiny()];
+    let mut cases = vec![demo(), tiny(), attack("peers", machine())];
     for image in ["trial", "rogue"] {
         cases.extend(machines().into_iter().chain(several_cores()).map(|options| attack(image, options)));
     }
@@ -163,11 +163,11 @@ pub fn tiny() -> Case {
     Case::new("tiny").on(options).expecting(&["Hello"])
 }
 
-/// `trial` or `rogue` on a machine.
+/// `trial`, `rogue` or `peers` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
     let case = Case::new(image).on(options);
     match image {
-        "trial" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
+        "trial" | "peers" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
         "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
         _ => case,
     }

@@ -10,6 +10,7 @@ use image_builder::progress::Progress;
 use image_builder::{build, folders};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Once;
 
 fn tools() {
@@ -218,6 +219,15 @@ fn a_flood_of_near_alarms_starves_nobody_on_a_slow_machine() {
 }
 
 #[test]
+fn peers_keep_every_promise_to_each_other() {
+    for options in
+        [cases::machine(), machine(2, "cortex-a72", 2), MachineOptions { icount: Some(2), ..cases::machine() }]
+    {
+        pass(&cases::attack("peers", options));
+    }
+}
+
+#[test]
 fn tiny_runs_in_one_mebibyte() {
     pass(&cases::tiny());
 }
@@ -236,27 +246,44 @@ fn a_crates_folder_is_an_image_too() {
     pass(&Case::new(&folder.display().to_string()).expecting(&["Hello"]));
 }
 
-/// Block `number` (from 1 on) of this language behind a heading of the README.
-fn readme(heading: &str, language: &str, number: usize) -> String {
-    let text = fs::read_to_string(folders::repository().join("README.md")).unwrap();
+/// Block `number` (from 1 on) of this language behind a heading of the README in a folder of the repository.
+fn readme(folder: &str, heading: &str, language: &str, number: usize) -> String {
+    let text = fs::read_to_string(folders::repository().join(folder).join("README.md")).unwrap();
     let (_, section) = text.split_once(heading).unwrap();
     let block = section.split(&format!("\n```{language}\n")).nth(number).unwrap();
     block.split("\n```").next().unwrap().to_string()
 }
 
+/// A folder with the crate and the manifest of a README's section, which name the library as it lies beside them.
+fn readmes_image(folder: &str, heading: &str, crate_: &str, manifest: &str) -> PathBuf {
+    let place = std::env::temp_dir().join(format!("velvet-readme-{crate_}-{}", std::process::id()));
+    fs::create_dir_all(place.join(crate_).join("src")).unwrap();
+    let libos = folders::repository().join("libos").display().to_string();
+    let block = |language, number| readme(folder, heading, language, number);
+    fs::write(place.join(crate_).join("Cargo.toml"), block("toml", 1).replace("../velvet/libos", &libos)).unwrap();
+    fs::write(place.join(crate_).join("src/main.rs"), block("rust,ignore", 1)).unwrap();
+    fs::write(place.join(manifest), block("toml", 2)).unwrap();
+    place
+}
+
 #[test]
 fn the_readmes_own_program_runs_from_its_folder_and_from_its_manifest() {
-    let folder = std::env::temp_dir().join(format!("velvet-readme-{}", std::process::id()));
-    fs::create_dir_all(folder.join("mine/src")).unwrap();
-    let heading = "## Your own program";
-    let libos = folders::repository().join("libos").display().to_string();
-    let crate_ = readme(heading, "toml", 1).replace("../velvet/libos", &libos);
-    fs::write(folder.join("mine/Cargo.toml"), crate_).unwrap();
-    fs::write(folder.join("mine/src/main.rs"), readme(heading, "rust,ignore", 1)).unwrap();
-    fs::write(folder.join("my.toml"), readme(heading, "toml", 2)).unwrap();
+    let folder = readmes_image("", "## Your own program", "mine", "my.toml");
     for image in ["mine", "my.toml"] {
         pass(&Case::new(&folder.join(image).display().to_string()).expecting(&["Hello from mine."]));
     }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_service_and_its_client_are_forty_lines() {
+    let heading = "## A service and its client";
+    let code = readme("libos", heading, "rust,ignore", 1);
+    let lines = code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+    assert!(lines <= 40, "{lines} lines");
+    let folder = readmes_image("libos", heading, "account", "accounts.toml");
+    let image = folder.join("accounts.toml").display().to_string();
+    pass(&Case::new(&image).expecting(&["After 70 there are 70.", "100 more: Err(Service(30))."]));
     fs::remove_dir_all(folder).unwrap();
 }
 
