@@ -3,6 +3,11 @@
 //! A call carries seven words each way and, if wanted, one binding. Everything else in the registers of either side is
 //! lost and may be seen by the other: the stubs save what Rust needs, and clear nothing.
 
+pub mod ring;
+
+#[cfg(test)]
+mod testing;
+
 use crate::event::ALARM;
 use crate::sys::{self, CallMessage, Received, ReplyMessage};
 use crate::time::Instant;
