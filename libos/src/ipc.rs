@@ -3,7 +3,12 @@
 //! A call carries seven words each way and, if wanted, one binding. Everything else in the registers of either side is
 //! lost and may be seen by the other: the stubs save what Rust needs, and clear nothing.
 
+pub mod handover;
+pub mod link;
+pub mod pipe;
+pub mod publish;
 pub mod ring;
+pub mod shared;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,468 @@
+//! Memory that two environments share: a pool for it, its frames as they travel in messages, their mapping here.
+//!
+//! A shared pool ends with the environment that made it, and with it every mapping of its frames, here too. So that a peer cannot end this
+//! program by dying, shared memory is mapped in a region that fills itself: where the peer's frames were, zeros of this program's own
+//! are read, which every protocol on top takes for an error. That costs at most a frame of the own pool for each page touched.
+
+use super::ring::{Bell, HEADER_WORDS, Memory, Word};
+use crate::event::{self, Event};
+use crate::mem::places::Places;
+use crate::mem::tables::{ensure, leaf};
+use crate::mem::{self, Region};
+use crate::sys::{self, Progress};
+use crate::time::Instant;
+use crate::{slots, sys::Stopped};
+use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use exo_abi::binding::Rights;
+use exo_abi::page::{MapEntry, Prot};
+use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
+use spin::Once;
+
+/// Pages of address space for shared memory.
+const SPACE_PAGES: u64 = 8192;
+/// Pages that are mapped as one at most: what the kernel does in one call.
+pub const MAX_PAGES: u64 = exo_abi::MAP_PAGES_PER_CALL;
+/// Runs of consecutive frames in one message.
+pub const MAX_RUNS: usize = 4;
+/// Steps of a pool's destruction before it is given up: far above what its frames need.
+const MOST_STEPS: u64 = 1 << 20;
+
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
+/// Words of a page.
+const PAGE_WORDS: usize = PAGE_BYTES as usize / WORD;
+
+/// A pool whose frames are meant for others too. The one who made it ends it by dropping it, which takes the frames back wherever they are mapped.
+#[derive(Debug)]
+pub struct SharedPool {
+    handle: Handle,
+    /// Its revocation cell; `None`: somebody else made it.
+    cell: Option<u64>,
+}
+
+impl SharedPool {
+    /// Makes pool `number`, one of this program's that is not used ([`crate::start::StartInfo::pools`]), with a quota of `frames` from the own pool's.
+    pub fn create(number: u64, frames: u64) -> Result<SharedPool, Refusal> {
+        let cell = slots::take_cell().ok_or(Refusal::NotYours)?;
+        let Some(handle) = slots::take() else {
+            slots::give_back_cell(cell);
+            return Err(Refusal::SlotTaken);
+        };
+        match sys::pool_create(Handle::POOL, number, cell, frames, 0, handle) {
+            Ok(()) => Ok(SharedPool { handle, cell: Some(cell) }),
+            Err(refusal) => {
+                slots::give_back(handle);
+                slots::give_back_cell(cell);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The pool behind a binding that came with a message, in a slot that [`slots::take`] set aside for that.
+    pub const fn received(binding: Handle) -> SharedPool {
+        SharedPool { handle: binding, cell: None }
+    }
+
+    /// Its binding, to send along with a call. Who is to fill it needs POOL_READ and POOL_WRITE, who is to take and free frames POOL_ALLOC too.
+    pub const fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Takes `pages` zeroed frames into it. `NotFree`: there are not so many in [`MAX_RUNS`] runs.
+    pub fn take(&self, pages: u64) -> Result<Frames, Refusal> {
+        let mut taken = [Pfn(0); MAX_PAGES as usize];
+        let taken = taken.get_mut(..pages as usize).filter(|taken| !taken.is_empty()).ok_or(Refusal::BadArgument)?;
+        mem::alloc_frames(self.handle, taken)?;
+        taken.sort_unstable();
+        Frames::of(taken).ok_or_else(|| {
+            mem::free_frames(self.handle, taken);
+            Refusal::NotFree
+        })
+    }
+
+    /// Gives frames back that nobody has mapped any more. What is still mapped, or not this pool's, stays.
+    pub fn free(&self, frames: Frames) {
+        for run in frames.runs() {
+            for frame in run {
+                mem::free_frames(self.handle, &[frame]);
+            }
+        }
+    }
+}
+
+impl Drop for SharedPool {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell {
+            let mut cursor = 0;
+            for _ in 0..MOST_STEPS {
+                match sys::pool_destroy(self.handle, cursor) {
+                    Ok(Progress::Again(next)) => cursor = next,
+                    Ok(Progress::Done) | Err(_) => break,
+                }
+            }
+            slots::give_back_cell(cell);
+        }
+        slots::empty(self.handle);
+    }
+}
+
+/// One to [`MAX_PAGES`] frames in at most [`MAX_RUNS`] runs, as four words of a message hold them: the first frame in bits 31:0, how many in 47:32; 0: no run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frames([u64; MAX_RUNS]);
+
+impl Frames {
+    /// What four words of a message say, if it can be: one page at least, not too many, nothing else in the words. Whose frames they are the kernel checks when they are mapped.
+    #[inline(always)]
+    pub fn from_words(words: [u64; MAX_RUNS]) -> Option<Frames> {
+        let mut pages = 0;
+        for word in words {
+            if word >> 48 != 0 || (word >> 32 == 0 && word != 0) {
+                return None;
+            }
+            pages += word >> 32;
+        }
+        (pages > 0 && pages <= MAX_PAGES).then_some(Frames(words))
+    }
+
+    /// The words for a message.
+    pub const fn words(&self) -> [u64; MAX_RUNS] {
+        self.0
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    pub fn pages(&self) -> u64 {
+        self.0.iter().map(|word| word >> 32).sum()
+    }
+
+    /// These frames, in ascending order; `None`: they are too scattered.
+    fn of(frames: &[Pfn]) -> Option<Frames> {
+        let mut words = [0; MAX_RUNS];
+        let mut run = 0;
+        for (index, frame) in frames.iter().enumerate() {
+            if index > 0 && frames[index - 1].0 + 1 != frame.0 {
+                run += 1;
+            }
+            let word = words.get_mut(run)?;
+            if *word == 0 {
+                *word = frame.0;
+            }
+            *word += 1 << 32;
+        }
+        Some(Frames(words))
+    }
+
+    fn runs(&self) -> impl Iterator<Item = impl Iterator<Item = Pfn> + use<>> + use<> {
+        self.0.into_iter().map(|word| (0..word >> 32).map(move |page| Pfn((word & 0xffff_ffff) + page)))
+    }
+}
+
+/// What a mapping of shared memory permits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// Frames of a shared pool, mapped here until it is dropped. They stay in their pool.
+///
+/// It lends words, never bytes: the other side may write at any time.
+#[derive(Debug)]
+pub struct Shared {
+    va: u64,
+    frames: Frames,
+}
+
+impl Shared {
+    /// Maps frames of a pool. Refused when they are not the pool's, or its binding lacks the rights.
+    pub fn map(pool: &SharedPool, frames: Frames, access: Access) -> Result<Shared, Refusal> {
+        let pages = frames.pages();
+        let va = space()?.take(pages).ok_or(Refusal::BadArgument)?;
+        // Before `shared` exists nothing is mapped there.
+        let shared = Shared { va, frames };
+        ensure(va, pages)?;
+        let prot = match access {
+            Access::Read => Prot::READ | Prot::ACCESSED,
+            Access::Write => Prot::READ | Prot::WRITE | Prot::ACCESSED | Prot::DIRTY,
+        };
+        let mut entries = [MapEntry { first: 0, second: 0 }; MAX_RUNS];
+        let (mut at, mut count) = (va, 0);
+        for word in frames.0 {
+            let pages = word >> 32;
+            if pages > 0 {
+                entries[count] = MapEntry::map(at, Pfn(word & 0xffff_ffff), pages, prot, pool.handle);
+                at += pages * PAGE_BYTES;
+                count += 1;
+            }
+        }
+        // What a refused batch did map goes with `shared`.
+        change(&entries[..count])?;
+        Ok(shared)
+    }
+
+    /// Unmaps it and hands its frames on. `NotMapped`: they were taken away meanwhile.
+    #[inline(always)]
+    pub fn unmap(self) -> Result<Frames, Refusal> {
+        let pages = self.frames.pages();
+        change(&[MapEntry::unmap(self.va, pages)])?;
+        let shared = ManuallyDrop::new(self);
+        space()?.give_back(shared.va, pages);
+        Ok(shared.frames)
+    }
+
+    /// Its frames.
+    pub const fn frames(&self) -> Frames {
+        self.frames
+    }
+
+    /// Its words.
+    #[inline(always)]
+    pub fn words(&self) -> &[AtomicU64] {
+        words(self.va, self.frames.pages() as usize * PAGE_WORDS)
+    }
+
+    /// Copies bytes from `offset` on. What the other side writes meanwhile may be seen in part.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        load_bytes(self.words(), offset, out);
+    }
+
+    /// Copies bytes to `offset` and on.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        store_bytes(self.words(), offset, bytes);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let pages = self.frames.pages();
+        for page in 0..pages {
+            let va = self.va + page * PAGE_BYTES;
+            if let Some(leaf) = leaf(va) {
+                if change(&[MapEntry::unmap(va, 1)]).is_err() {
+                    // The place is lost; it is never used twice.
+                    return;
+                }
+                // Where the pool was taken away this is a frame of our own; any other the kernel refuses.
+                let _ = sys::frame_free(Handle::POOL, &[leaf.pfn()]);
+            }
+        }
+        if let Ok(space) = space() {
+            space.give_back(self.va, pages);
+        }
+    }
+}
+
+/// The places of shared memory: one region, so that each page of it fills itself when the peer's frame is taken away.
+fn space() -> Result<&'static Places, Refusal> {
+    static PLACES: Places = Places::new();
+    static SPACE: Once<Option<Region>> = Once::new();
+    let begin = || {
+        let region = Region::demand_zero(SPACE_PAGES)?;
+        PLACES.begin(region.start, region.start + 64 * PAGE_BYTES, region.end);
+        Some(region)
+    };
+    match SPACE.call_once(begin) {
+        Some(_) => Ok(&PLACES),
+        None => Err(Refusal::BadArgument),
+    }
+}
+
+/// Part of shared memory, as rings and what stands on them use it.
+#[derive(Clone, Debug)]
+pub struct Area {
+    memory: Arc<Shared>,
+    first: usize,
+    words: usize,
+}
+
+impl Area {
+    /// `pages` pages from page `first` on; `None`: they are not all there.
+    pub fn new(memory: &Arc<Shared>, first: u64, pages: u64) -> Option<Area> {
+        let there = memory.frames.pages();
+        let inside = pages > 0 && first.checked_add(pages).is_some_and(|end| end <= there);
+        inside.then(|| Area {
+            memory: memory.clone(),
+            first: first as usize * PAGE_WORDS,
+            words: pages as usize * PAGE_WORDS,
+        })
+    }
+
+    #[inline(always)]
+    fn va(&self) -> u64 {
+        self.memory.va + (self.first * WORD) as u64
+    }
+}
+
+impl Memory for Area {
+    type Word = AtomicU64;
+
+    #[inline(always)]
+    fn header(&self) -> &[AtomicU64; HEADER_WORDS] {
+        header(self.va())
+    }
+
+    #[inline(always)]
+    fn data(&self) -> &[AtomicU64] {
+        words(self.va() + (HEADER_WORDS * WORD) as u64, self.words - HEADER_WORDS)
+    }
+}
+
+use raw::{change, header, words};
+
+#[expect(unsafe_code, reason = "addresses of mappings become atomic words, and the own tables change")]
+mod raw {
+    use super::*;
+
+    /// Words of a live mapping. The callers pass what lies in theirs, and lend it no longer than that lives.
+    #[inline(always)]
+    pub fn words<'a>(va: u64, words: usize) -> &'a [AtomicU64] {
+        // SAFETY: the range lies in a live mapping that is page-aligned; where its frames were taken away the region fills itself. The memory is
+        // accessed as atomic words only, here and, as far as it matters, by the other side.
+        unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(va as usize), words) }
+    }
+
+    /// The header of a ring in a live mapping: as [`words`].
+    #[inline(always)]
+    pub fn header<'a>(va: u64) -> &'a [AtomicU64; HEADER_WORDS] {
+        // SAFETY: as above; an area has a page at least.
+        unsafe { &*core::ptr::with_exposed_provenance(va as usize) }
+    }
+
+    /// Changes the own tables at places of the shared space.
+    #[inline(always)]
+    pub fn change(entries: &[MapEntry]) -> Result<u64, Stopped> {
+        // SAFETY: the places were taken by the `Shared` that maps or unmaps there; nothing else of Rust's lies in that region.
+        unsafe { sys::map(Handle::SELF, entries) }
+    }
+}
+
+/// Copies bytes out of words, from byte `at` on, little-endian. Each word is read once.
+///
+/// # Panics
+/// Beyond the end.
+#[inline(always)]
+pub(super) fn load_bytes<W: Word>(words: &[W], at: usize, out: &mut [u8]) {
+    let (mut at, mut out) = (at, out);
+    while !out.is_empty() {
+        let (skip, word) = (at % WORD, words[at / WORD].load(Relaxed).to_le_bytes());
+        let count = (WORD - skip).min(out.len());
+        let (now, later) = out.split_at_mut(count);
+        match <&mut [u8; WORD]>::try_from(&mut *now) {
+            Ok(whole) => *whole = word,
+            Err(_) => now.copy_from_slice(&word[skip..skip + count]),
+        }
+        (at, out) = (at + count, later);
+    }
+}
+
+/// Copies bytes into words, from byte `at` on, little-endian. The other bytes of the first and the last word stay what they are.
+///
+/// # Panics
+/// Beyond the end.
+#[inline(always)]
+pub(super) fn store_bytes<W: Word>(words: &[W], at: usize, bytes: &[u8]) {
+    let (mut at, mut bytes) = (at, bytes);
+    while !bytes.is_empty() {
+        let (skip, word) = (at % WORD, &words[at / WORD]);
+        let count = (WORD - skip).min(bytes.len());
+        let (now, later) = bytes.split_at(count);
+        let value = match <[u8; WORD]>::try_from(now) {
+            Ok(whole) => whole,
+            Err(_) => {
+                let mut value = word.load(Relaxed).to_le_bytes();
+                value[skip..skip + count].copy_from_slice(now);
+                value
+            }
+        };
+        word.store(u64::from_le_bytes(value), Relaxed);
+        (at, bytes) = (at + count, later);
+    }
+}
+
+/// An event bit of this vcore, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Bit(pub u64);
+
+impl Bit {
+    pub fn take() -> Option<Bit> {
+        event::take_bit().map(Bit)
+    }
+}
+
+impl Drop for Bit {
+    fn drop(&mut self) {
+        event::give_back_bit(self.0);
+    }
+}
+
+/// A slot of the binding table, emptied and given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot(pub Handle);
+
+impl Slot {
+    pub fn take() -> Option<Slot> {
+        slots::take().map(Slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        slots::empty(self.0);
+    }
+}
+
+/// How a vcore and its peer wake each other: an event bit of this vcore, and a binding to one of the peer's.
+///
+/// Only the vcore that made it may wait with it.
+#[derive(Debug)]
+pub struct Wake {
+    bit: Bit,
+    peer: Slot,
+}
+
+impl Wake {
+    /// From an event bit of this vcore ([`event::take_bit`]) and a binding to the peer's event, in a slot that [`slots::take`] set aside. Both are given back when it is dropped.
+    pub const fn new(bit: u64, peer: Event) -> Wake {
+        Wake { bit: Bit(bit), peer: Slot(peer.handle()) }
+    }
+
+    pub(super) const fn of(bit: Bit, peer: Slot) -> Wake {
+        Wake { bit, peer }
+    }
+}
+
+impl Bell for Arc<Wake> {
+    #[inline(always)]
+    fn notify(&self) -> Result<(), Refusal> {
+        Event::new(self.peer.0).notify()
+    }
+
+    #[inline(always)]
+    fn wait(&self, until: Instant) {
+        event::wait(1 << self.bit.0, Some(until));
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// [`Rights`] that go with an [`Access`].
+pub(super) const fn rights(access: Access) -> Rights {
+    match access {
+        Access::Read => Rights::POOL_READ,
+        Access::Write => Rights::POOL_READ.union(Rights::POOL_WRITE),
+    }
+}
