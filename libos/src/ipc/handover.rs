@@ -7,7 +7,7 @@
 //! receiver therefore reads them as memory that changes at any time, in words or copies. Frames under way belong to nobody: when a
 //! message is lost, its sender can accept them itself, or give them to [`SharedPool::free`]; the end of the pool frees them in any case.
 
-use super::shared::{Access, Frames, Shared, SharedPool};
+use super::shared::{Access, Frames, SharedPool, SharedWords};
 use core::sync::atomic::AtomicU64;
 use exo_abi::Refusal;
 
@@ -16,7 +16,7 @@ use exo_abi::Refusal;
 pub struct Parcel<'p> {
     pool: &'p SharedPool,
     /// Always there, until it is given away.
-    shared: Option<Shared>,
+    shared: Option<SharedWords>,
 }
 
 impl<'p> Parcel<'p> {
@@ -29,7 +29,7 @@ impl<'p> Parcel<'p> {
     /// Maps frames that the other side gave. Refused when they are not the pool's.
     #[inline(always)]
     pub fn accept(pool: &'p SharedPool, frames: Frames) -> Result<Parcel<'p>, Refusal> {
-        Ok(Parcel { pool, shared: Some(Shared::map(pool, frames, Access::Write)?) })
+        Ok(Parcel { pool, shared: Some(SharedWords::map(pool, frames, Access::Write)?) })
     }
 
     /// Unmaps them; whoever gets the answer can accept them. `NotMapped`: they were taken away with their pool.
@@ -44,7 +44,7 @@ impl<'p> Parcel<'p> {
     /// Their words.
     #[inline(always)]
     pub fn words(&self) -> &[AtomicU64] {
-        self.shared.as_ref().map_or(&[], Shared::words)
+        self.shared.as_ref().map_or(&[], SharedWords::words)
     }
 
     /// Copies bytes from `offset` on.

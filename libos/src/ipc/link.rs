@@ -11,10 +11,12 @@
 //! The client brings the pool and the memory. The server needs the Pool binding for a moment only: what is mapped stays mapped.
 //! Everything a client says is checked, and what half-open links cost the server is bounded by [`MAX_HALF_OPEN`].
 
-use super::shared::{Access, Area, Bit, Frames, Shared, SharedPool, Slot, Wake, rights};
+use super::shared::{Access, Area, Bit, Frames, SharedPool, SharedWords, Slot, Wake, rights};
 use super::{Gate, Outgoing, Words};
 use crate::event::Event;
 use crate::protocol::status;
+#[cfg(doc)]
+use crate::slots;
 use crate::sys::{self, CallMessage, Received};
 use crate::time::Instant;
 use alloc::sync::Arc;
@@ -35,7 +37,7 @@ const OK: u64 = status::OK as u64;
 /// Memory shared with a peer, and how each wakes the other.
 #[derive(Clone, Debug)]
 pub struct Link {
-    memory: Arc<Shared>,
+    memory: Arc<SharedWords>,
     wake: Arc<Wake>,
 }
 
@@ -74,7 +76,7 @@ impl Link {
     pub fn open(
         gate: Gate,
         pool: &SharedPool,
-        memory: &Arc<Shared>,
+        memory: &Arc<SharedWords>,
         access: Access,
         purpose: u64,
         deadline: Instant,
@@ -99,7 +101,7 @@ impl Link {
     }
 
     /// The memory.
-    pub const fn memory(&self) -> &Arc<Shared> {
+    pub const fn memory(&self) -> &Arc<SharedWords> {
         &self.memory
     }
 
@@ -127,15 +129,15 @@ struct HalfOpen {
     badge: u64,
     number: u64,
     purpose: u64,
-    memory: Shared,
+    memory: SharedWords,
     bit: Bit,
     mine: Slot,
 }
 
 /// What a call meant to a [`Listener`].
 pub enum Heard {
-    /// It is none of its calls.
-    NotMine,
+    /// It is none of its calls; the binding that came with it, if any, is the caller's now, in a slot to be emptied by [`slots::empty`].
+    NotMine(Option<Handle>),
     /// It is answered with this.
     Answered(Outgoing),
     /// A link is open; the call is answered with this. To decline, drop the link.
@@ -178,11 +180,16 @@ impl Listener {
             },
             (FINISH, Some(_)) => self.finish(badge, words),
             (HELLO | FINISH, None) => decline(status::BAD),
-            _ => Heard::NotMine,
+            (_, binding) => Heard::NotMine(binding.and_then(|_| self.keep()).map(|kept| ManuallyDrop::new(kept).0)),
         };
         // Whatever is left in the slot was of no use, or is not needed any more.
         let _ = sys::restrict(self.accept.0, Rights::empty());
         heard
+    }
+
+    /// Takes the binding that came; the next has another slot to go to. `None`: no slot is left.
+    fn keep(&mut self) -> Option<Slot> {
+        Slot::take().map(|next| core::mem::replace(&mut self.accept, next))
     }
 
     fn hello(&mut self, badge: u64, words: &Words) -> Result<Outgoing, u8> {
@@ -198,9 +205,10 @@ impl Listener {
         }
         let bit = Bit::take().ok_or(status::FULL)?;
         let mine = Slot(Event::of_self(bit.0).map_err(|_| status::FULL)?.handle());
-        // The binding is not this pool's last user: it goes when the call was heard.
-        let pool = ManuallyDrop::new(SharedPool::received(self.accept.0));
-        let memory = Shared::map(&pool, frames, access).map_err(|_| status::BAD)?;
+        // The binding is needed for this moment only.
+        let binding = ManuallyDrop::new(self.keep().ok_or(status::FULL)?);
+        let pool = SharedPool::received(binding.0).map_err(|_| status::BAD)?;
+        let memory = SharedWords::map(&pool, frames, access).map_err(|_| status::BAD)?;
         let number = self.next;
         self.next += 1;
         let answer = Outgoing {
@@ -221,8 +229,7 @@ impl Listener {
         if Event::new(self.accept.0).notify().is_err() {
             return decline(status::BAD);
         }
-        let Some(next) = Slot::take() else { return decline(status::FULL) };
-        let peer = core::mem::replace(&mut self.accept, next);
+        let Some(peer) = self.keep() else { return decline(status::FULL) };
         let link = Link { memory: Arc::new(memory), wake: Arc::new(Wake::of(bit, peer)) };
         Heard::Opened { link, badge, purpose, answer: Outgoing::from([OK, 0, 0, 0, 0, 0, 0]) }
     }

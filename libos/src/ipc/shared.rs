@@ -30,6 +30,9 @@ pub const MAX_RUNS: usize = 4;
 /// Steps of a pool's destruction before it is given up: far above what its frames need.
 const MOST_STEPS: u64 = 1 << 20;
 
+/// A frame number that no machine has.
+const NO_FRAME: Pfn = Pfn(u32::MAX as u64);
+
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
 /// Words of a page.
@@ -61,9 +64,17 @@ impl SharedPool {
         }
     }
 
-    /// The pool behind a binding that came with a message, in a slot that [`slots::take`] set aside for that.
-    pub const fn received(binding: Handle) -> SharedPool {
-        SharedPool { handle: binding, cell: None }
+    /// The pool behind a binding that came with a message, in a slot that [`slots::take`] set aside for that. `WrongKind`: it is no pool but, say, a
+    /// device, whose registers do not bear being read as memory. The slot is emptied when this is dropped, and when it is refused.
+    pub fn received(binding: Handle) -> Result<SharedPool, Refusal> {
+        let pool = SharedPool { handle: binding, cell: None };
+        // No pool has that frame: what is refused tells what the binding is, and nothing changes.
+        match sys::frame_free(binding, &[NO_FRAME]) {
+            Err(Stopped { refusal: refusal @ (Refusal::WrongKind | Refusal::Stale | Refusal::BadHandle), .. }) => {
+                Err(refusal)
+            }
+            _ => Ok(pool),
+        }
     }
 
     /// Its binding, to send along with a call. Who is to fill it needs POOL_READ and POOL_WRITE, who is to take and free frames POOL_ALLOC too.
@@ -173,18 +184,18 @@ pub enum Access {
 ///
 /// It lends words, never bytes: the other side may write at any time.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedWords {
     va: u64,
     frames: Frames,
 }
 
-impl Shared {
+impl SharedWords {
     /// Maps frames of a pool. Refused when they are not the pool's, or its binding lacks the rights.
-    pub fn map(pool: &SharedPool, frames: Frames, access: Access) -> Result<Shared, Refusal> {
+    pub fn map(pool: &SharedPool, frames: Frames, access: Access) -> Result<SharedWords, Refusal> {
         let pages = frames.pages();
         let va = space()?.take(pages).ok_or(Refusal::BadArgument)?;
         // Before `shared` exists nothing is mapped there.
-        let shared = Shared { va, frames };
+        let shared = SharedWords { va, frames };
         ensure(va, pages)?;
         let prot = match access {
             Access::Read => Prot::READ | Prot::ACCESSED,
@@ -243,7 +254,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedWords {
     fn drop(&mut self) {
         let pages = self.frames.pages();
         for page in 0..pages {
@@ -281,14 +292,14 @@ fn space() -> Result<&'static Places, Refusal> {
 /// Part of shared memory, as rings and what stands on them use it.
 #[derive(Clone, Debug)]
 pub struct Area {
-    memory: Arc<Shared>,
+    memory: Arc<SharedWords>,
     first: usize,
     words: usize,
 }
 
 impl Area {
     /// `pages` pages from page `first` on; `None`: they are not all there.
-    pub fn new(memory: &Arc<Shared>, first: u64, pages: u64) -> Option<Area> {
+    pub fn new(memory: &Arc<SharedWords>, first: u64, pages: u64) -> Option<Area> {
         let there = memory.frames.pages();
         let inside = pages > 0 && first.checked_add(pages).is_some_and(|end| end <= there);
         inside.then(|| Area {
@@ -342,7 +353,7 @@ mod raw {
     /// Changes the own tables at places of the shared space.
     #[inline(always)]
     pub fn change(entries: &[MapEntry]) -> Result<u64, Stopped> {
-        // SAFETY: the places were taken by the `Shared` that maps or unmaps there; nothing else of Rust's lies in that region.
+        // SAFETY: the places were taken by the `SharedWords` that maps or unmaps there; nothing else of Rust's lies in that region.
         unsafe { sys::map(Handle::SELF, entries) }
     }
 }
