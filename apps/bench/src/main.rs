@@ -23,6 +23,7 @@ mod interrupt;
 mod machine;
 mod memory;
 mod meter;
+mod rings;
 mod upcalls;
 
 use libos::println;
@@ -56,11 +57,17 @@ const ROWS: &[Row] = &[
     ("take_back", calls::take_back),
     ("env_create_destroy", environments::create_destroy),
     ("demand_zero_fault", upcalls::demand_zero_fault),
+    ("ring_message", rings::ring_message),
+    ("pipe_round_trip_1b", rings::pipe_round_trip_1b),
+    ("frame_handover", rings::frame_handover),
 ];
 
 fn main() -> u64 {
     if libos::start::args().any(|argument| argument == "serve") {
         calls::serve();
+    }
+    if libos::start::args().any(|argument| argument == "echo") {
+        return rings::echo();
     }
     // Its first slice entry is one position, claimed for the vcore this runs on.
     let ground = match Ground::of_application(1) {
