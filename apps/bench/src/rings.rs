@@ -11,9 +11,9 @@ use libos::ipc::handover::Parcel;
 use libos::ipc::link::{self, Heard, Link, Listener};
 use libos::ipc::pipe::{Reader, Writer};
 use libos::ipc::ring::{self, Receiver, Sender};
-use libos::ipc::shared::{Access, Area, Frames, SharedPool, SharedWords, Wake};
-use libos::ipc::{Gate, Incoming, Outgoing, Server, Words};
-use libos::sys::CallMessage;
+use libos::ipc::shared::{Access, Area, Frames, MAX_RUNS, SharedPool, SharedWords, Wake};
+use libos::ipc::{Gate, Incoming, Outgoing, Server};
+use libos::sys::{self, CallMessage};
 use libos::time::Instant;
 use libos::{event, start};
 use workshop::Ground;
@@ -26,12 +26,6 @@ const BATCH: u64 = 32;
 const MESSAGE: usize = 4;
 /// Frames of the pool that is shared.
 const FRAMES: u64 = 8;
-
-/// First words of the calls besides those of links: take this pool, here are frames of it.
-mod request {
-    pub const POOL: u64 = 1;
-    pub const FRAMES: u64 = 2;
-}
 
 impl From<ring::Error> for Failed {
     fn from(error: ring::Error) -> Failed {
@@ -61,10 +55,9 @@ fn pipes(link: &Link, reads: u64) -> Option<Ends> {
     Some((Reader::new(to_read, link.bell()), Writer::new(to_write, link.bell())))
 }
 
-/// The other side: opens links, whose bytes it sends back, and hands frames back that it was handed the call before.
+/// The other side: opens links, whose bytes it sends back; takes a pool, and hands each frame of it back that it was handed the call before.
 pub fn echo() -> u64 {
     let Ok(mut listener) = Listener::new() else { return 1 };
-    let (mut pool, mut last) = (None, None);
     let mut outgoing = Outgoing::default();
     loop {
         outgoing.accept = Some(listener.slot());
@@ -72,47 +65,42 @@ pub fn echo() -> u64 {
         outgoing = match listener.hear(badge, &words, binding) {
             Heard::Answered(answer) => answer,
             Heard::Opened { link, answer, .. } => {
-                // The reply goes out when the next call is waited for; here by a turn that an alarm ends.
-                let reply = Outgoing { alarm: Some(Instant::now()), accept: None, ..answer };
-                let _ = Server::new().turn(&reply);
+                // The reply goes out with a turn that an alarm ends at once.
+                let _ = Server::new().turn(&Outgoing { alarm: Some(Instant::now()), ..answer });
                 let _ = send_back(&link);
                 Outgoing::default()
             }
-            Heard::NotMine(Some(binding)) if words[0] == request::POOL => {
-                // What is held of a pool goes before it.
-                last = None;
-                pool = SharedPool::received(binding).ok().map(|pool| &*alloc::boxed::Box::leak(alloc::boxed::Box::new(pool)));
-                Outgoing::default()
-            }
-            Heard::NotMine(_) => match pool.map(|pool| swap(pool, &mut last, &words)) {
-                Some(Ok(words)) => Outgoing::from(words),
-                _ => Outgoing::from([u64::MAX; 7]),
+            Heard::NotMine(Some(binding)) => match SharedPool::received(binding) {
+                Ok(pool) => swap_frames(&pool),
+                Err(_) => Outgoing::default(),
             },
+            Heard::NotMine(None) => Outgoing::default(),
         };
     }
 }
 
-/// Takes the frames that came and gives those of the call before.
-#[inline(always)]
-fn swap(pool: &'static SharedPool, last: &mut Option<Parcel<'static>>, words: &Words) -> Result<Words, Refusal> {
-    let [request::FRAMES, a, b, c, d, ..] = *words else { return Err(Refusal::BadArgument) };
-    let frames = Frames::from_words([a, b, c, d]).ok_or(Refusal::BadArgument)?;
-    let before = last.replace(Parcel::accept(pool, frames)?);
-    match before {
-        None => Ok([0; 7]),
-        Some(parcel) => {
-            let [a, b, c, d] = parcel.give()?.words();
-            Ok([request::FRAMES, a, b, c, d, 0, 0])
-        }
+/// Takes the frames that come with a call and gives those of the call before, until a call brings none; answers with the last reply.
+fn swap_frames(pool: &SharedPool) -> Outgoing {
+    let (mut last, mut reply) = (None, [0; MAX_RUNS]);
+    loop {
+        let [a, b, c, d] = reply;
+        let [_, a, b, c, d, ..] = sys::reply_wait_words(0, [a, b, c, d, 0, 0, 0]);
+        let Some(frames) = Frames::from_words([a, b, c, d]) else { return Outgoing::default() };
+        let Ok(parcel) = Parcel::accept(pool, frames) else { return Outgoing::default() };
+        reply = match last.replace(parcel).map(Parcel::give) {
+            Some(Ok(frames)) => frames.words(),
+            _ => [0; MAX_RUNS],
+        };
     }
 }
 
 /// Sends bytes back until the other side closes.
 fn send_back(link: &Link) -> Result<(), ring::Error> {
     let Some((mut reader, mut writer)) = pipes(link, 0) else { return Ok(()) };
+    // Who asks is noticed to be gone without one.
+    let deadline = Instant(u64::MAX);
     let mut bytes = [0; 64];
     loop {
-        let deadline = Instant::after(PATIENCE);
         match reader.read(&mut bytes, deadline)? {
             0 => return Ok(()),
             count => writer.write_all(&bytes[..count], deadline)?,
@@ -196,22 +184,23 @@ pub fn frame_handover(ground: &Ground) -> Measured {
     let gate = other_side()?;
     let number = ground.pools.take()?;
     let pool = SharedPool::create(number, FRAMES)?;
-    let send = Some((pool.handle(), Rights::POOL_READ | Rights::POOL_WRITE));
-    let words = [request::POOL, 0, 0, 0, 0, 0, 0];
-    gate.call_patiently(&CallMessage { words, send, ..CallMessage::default() }, Instant::after(PATIENCE))?;
-    let hand = |parcel: Parcel| -> Result<Words, Failed> {
+    let rights = Rights::POOL_READ | Rights::POOL_WRITE;
+    let take = CallMessage { send: Some((pool.handle(), rights)), ..CallMessage::default() };
+    gate.call_patiently(&take, Instant::after(PATIENCE))?;
+    let hand = |parcel: Parcel| {
         let [a, b, c, d] = parcel.give()?.words();
-        Ok(gate.call([request::FRAMES, a, b, c, d, 0, 0])?)
+        gate.call([a, b, c, d, 0, 0, 0])
     };
     hand(Parcel::new(&pool, 1)?)?;
     let mut parcel = Some(Parcel::new(&pool, 1)?);
     let figure = Stretches::ONE.measure_switching(|_| {
         let Some(given) = parcel.take() else { return Err(Failed::Lacks("there is no parcel")) };
-        let [_, a, b, c, d, ..] = hand(given)?;
+        let [a, b, c, d, ..] = hand(given)?;
         let frames = Frames::from_words([a, b, c, d]).ok_or(Failed::Lacks("no frames came back"))?;
         parcel = Some(Parcel::accept(&pool, frames)?);
         Ok(())
     })?;
+    gate.call([0; 7])?;
     drop(parcel);
     drop(pool);
     ground.pools.give_back(number);

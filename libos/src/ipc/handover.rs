@@ -69,7 +69,9 @@ impl Drop for Parcel<'_> {
         if let Some(shared) = self.shared.take() {
             let frames = shared.frames();
             drop(shared);
-            self.pool.free(frames);
+            if let Ok(frames) = frames {
+                self.pool.free(frames);
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ impl Link {
     ) -> Result<Link, Failed> {
         let (peer, bit) = (Slot::take().ok_or(Failed::Full)?, Bit::take().ok_or(Failed::Full)?);
         let mine = Slot(Event::of_self(bit.0)?.handle());
-        let [a, b, c, d] = memory.frames().words();
+        let [a, b, c, d] = memory.frames()?.words();
         let hello = CallMessage {
             words: [HELLO, a, b, c, d, purpose, access as u64],
             send: Some((pool.handle(), rights(access))),
@@ -182,8 +182,10 @@ impl Listener {
             (HELLO | FINISH, None) => decline(status::BAD),
             (_, binding) => Heard::NotMine(binding.and_then(|_| self.keep()).map(|kept| ManuallyDrop::new(kept).0)),
         };
-        // Whatever is left in the slot was of no use, or is not needed any more.
-        let _ = sys::restrict(self.accept.0, Rights::empty());
+        if binding.is_some() {
+            // What is left in the slot is of no use.
+            let _ = sys::restrict(self.accept.0, Rights::empty());
+        }
         heard
     }
 

@@ -16,20 +16,9 @@ fn capacity(memory: &impl Memory) -> u64 {
     }
 }
 
-/// Calls `copy` with place and bytes of the one or two stretches that `count` bytes from `place` on are.
-#[inline(always)]
-fn stretches(place: u64, capacity: u64, count: usize, mut copy: impl FnMut(usize, core::ops::Range<usize>)) {
-    let first = count.min((capacity - place) as usize);
-    copy(place as usize, 0..first);
-    if first < count {
-        copy(0, first..count);
-    }
-}
-
 /// The writing end. Dropping it is the end of the file.
 pub struct Writer<M: Memory, B: Bell> {
     ring: Producer<M, B>,
-    capacity: u64,
 }
 
 impl<M: Memory, B: Bell> Writer<M, B> {
@@ -39,16 +28,16 @@ impl<M: Memory, B: Bell> Writer<M, B> {
     /// When there is no data behind the header.
     pub fn new(memory: M, bell: B) -> Writer<M, B> {
         let capacity = capacity(&memory);
-        Writer { ring: Producer::new(memory, bell, capacity), capacity }
+        Writer { ring: Producer::new(memory, bell, capacity) }
     }
 
-    /// Writes as many bytes as there is room for, at once; answers with how many, perhaps none.
+    /// Writes bytes while there is room for them in one piece; answers with how many, perhaps none.
     #[inline(always)]
     pub fn try_write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
-        let count = bytes.len().min(self.ring.room()? as usize);
+        let room = self.ring.room()?.min(self.ring.straight());
+        let count = bytes.len().min(room as usize);
         if count > 0 {
-            let data = self.ring.data();
-            stretches(self.ring.place(), self.capacity, count, |at, part| store_bytes(data, at, &bytes[part]));
+            store_bytes(self.ring.data(), self.ring.place() as usize, &bytes[..count]);
             self.ring.advance(count as u64);
             self.ring.publish()?;
         }
@@ -56,6 +45,7 @@ impl<M: Memory, B: Bell> Writer<M, B> {
     }
 
     /// Writes all bytes; sleeps while the pipe is full.
+    #[inline(always)]
     pub fn write_all(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), Error> {
         loop {
             bytes = &bytes[self.try_write(bytes)?..];
@@ -70,7 +60,6 @@ impl<M: Memory, B: Bell> Writer<M, B> {
 /// The reading end. Dropping it lets the writer know that nobody reads any more.
 pub struct Reader<M: Memory, B: Bell> {
     ring: Consumer<M, B>,
-    capacity: u64,
 }
 
 impl<M: Memory, B: Bell> Reader<M, B> {
@@ -80,16 +69,16 @@ impl<M: Memory, B: Bell> Reader<M, B> {
     /// When there is no data behind the header.
     pub fn new(memory: M, bell: B) -> Reader<M, B> {
         let capacity = capacity(&memory);
-        Reader { ring: Consumer::new(memory, bell, capacity), capacity }
+        Reader { ring: Consumer::new(memory, bell, capacity) }
     }
 
-    /// Reads as many bytes as there are, at once; answers with how many, perhaps none. [`Error::Closed`] is the end of the file.
+    /// Reads bytes that are there in one piece; answers with how many, perhaps none. [`Error::Closed`] is the end of the file.
     #[inline(always)]
     pub fn try_read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        let count = out.len().min(self.ring.available()? as usize);
+        let there = self.ring.available()?.min(self.ring.straight());
+        let count = out.len().min(there as usize);
         if count > 0 {
-            let data = self.ring.data();
-            stretches(self.ring.place(), self.capacity, count, |at, part| load_bytes(data, at, &mut out[part]));
+            load_bytes(self.ring.data(), self.ring.place() as usize, &mut out[..count]);
             self.ring.advance(count as u64);
             self.ring.release();
         }
@@ -97,7 +86,7 @@ impl<M: Memory, B: Bell> Reader<M, B> {
     }
 
     /// Reads one byte at least, unless `out` has no room for one; sleeps while there is none. 0: the end of the file.
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, Error> {
         loop {
             match self.try_read(out) {

@@ -18,7 +18,7 @@
 //! language memory models?, MSPC 2012). Subscribers cannot write, so they cannot say that they sleep: the publisher
 //! notifies all of them once a batch, and forgets who is gone.
 
-use super::ring::{Bell, CLOSED, Error, Memory, Patience, Word};
+use super::ring::{Bell, CLOSED, Error, Memory, Patience, Slept, Word};
 use crate::time::Instant;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -120,6 +120,7 @@ pub struct Subscriber<const N: usize, M: Memory, B: Bell> {
     missed: u64,
     /// Messages there were at the last look.
     count: u64,
+    patience: Patience,
     ended: Option<Error>,
 }
 
@@ -130,7 +131,8 @@ impl<const N: usize, M: Memory, B: Bell> Subscriber<N, M, B> {
     /// When two messages do not fit.
     pub fn new(memory: M, bell: B) -> Subscriber<N, M, B> {
         let slots = slots::<N>(&memory);
-        Subscriber { memory, bell, slots, next: 0, missed: 0, count: 0, ended: None }
+        let patience = Patience::new(&bell);
+        Subscriber { memory, bell, slots, next: 0, missed: 0, count: 0, patience, ended: None }
     }
 
     /// Takes the next message, if there is one. `None` also if the publisher was faster than this each time it looked.
@@ -161,12 +163,12 @@ impl<const N: usize, M: Memory, B: Bell> Subscriber<N, M, B> {
 
     /// Takes the next message; sleeps while there is none.
     pub fn receive(&mut self, deadline: Instant) -> Result<Received<N>, Error> {
-        let mut patience = Patience::until(deadline);
+        let mut slept = Slept::No;
         loop {
             if let Some(received) = self.pop()? {
                 return Ok(received);
             }
-            match patience.sleep(&self.bell) {
+            match self.patience.sleep(&self.bell, deadline, &mut slept) {
                 Ok(()) => {}
                 // It may have published its last before it went.
                 Err(Error::Died) => return self.pop()?.ok_or_else(|| self.break_off(Error::Died)),

@@ -140,27 +140,34 @@ const CONSUMER: Line = Line { index: 8, waits: 9 };
 /// One side's view of a ring whose units are whatever the capacity counts.
 ///
 /// It is the same for both sides: `own` grows as this side goes on, `peer` follows what the other publishes, and never passes `limit` beyond it.
-struct Side<M: Memory, B: Bell> {
+struct Side<M: Memory, B: Bell, const WRITES: bool> {
     memory: M,
     bell: B,
-    mine: Line,
-    theirs: Line,
     /// Units that this side is done with.
     own: u64,
     /// Of these, what was published.
     published: u64,
     /// First unit that this side may not touch yet, by the last look at the other's index.
     end: u64,
-    /// What `end` is ahead of the other's index: the capacity for the producer, nothing for the consumer.
-    lead: u64,
     capacity: u64,
+    patience: Patience,
     ended: Option<Error>,
 }
 
-impl<M: Memory, B: Bell> Side<M, B> {
-    fn new(memory: M, bell: B, capacity: u64, mine: Line, theirs: Line, lead: u64) -> Side<M, B> {
+impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
+    const MINE: Line = if WRITES { PRODUCER } else { CONSUMER };
+    const THEIRS: Line = if WRITES { CONSUMER } else { PRODUCER };
+
+    fn new(memory: M, bell: B, capacity: u64) -> Side<M, B, WRITES> {
         assert!(capacity.is_power_of_two(), "a ring of {capacity} units");
-        Side { memory, bell, mine, theirs, own: 0, published: 0, end: lead, lead, capacity, ended: None }
+        let (end, patience) = (if WRITES { capacity } else { 0 }, Patience::new(&bell));
+        Side { memory, bell, own: 0, published: 0, end, capacity, patience, ended: None }
+    }
+
+    /// How far `end` is ahead of the other's index: what is not read yet may not be written again.
+    #[inline(always)]
+    fn lead(&self) -> u64 {
+        if WRITES { self.capacity } else { 0 }
     }
 
     /// Units that may be touched without another look.
@@ -178,26 +185,34 @@ impl<M: Memory, B: Bell> Side<M, B> {
     /// Reads the other side's index and says whether there is something to do.
     #[inline(always)]
     fn look(&mut self) -> Result<bool, Error> {
-        if let Some(error) = self.ended {
-            return if self.known() > 0 { Ok(true) } else { Err(error) };
-        }
-        let word = self.memory.header()[self.theirs.index].load(Acquire);
-        let end = (word & !CLOSED) + self.lead;
-        // It does not go back, and not beyond what this side has published.
-        if end.wrapping_sub(self.end) > self.published + self.capacity - self.end {
-            return Err(self.break_off(Error::Broken));
-        }
-        self.end = end;
-        if word & CLOSED != 0 {
-            self.ended = Some(Error::Closed);
-            if self.lead > 0 {
-                // Nobody receives any more.
-                self.end = self.own;
+        if self.ended.is_none() {
+            let word = self.memory.header()[Self::THEIRS.index].load(Acquire);
+            let end = word.wrapping_add(self.lead());
+            // It does not go back, and not beyond what this side has published. Who has closed is far beyond.
+            let ahead = end.wrapping_sub(self.end);
+            if ahead <= self.published + self.capacity - self.end {
+                self.end = end;
+                return Ok(end != self.own);
             }
+            self.end_with(word);
         }
         match self.ended {
             Some(error) if self.known() == 0 => Err(error),
-            _ => Ok(self.known() > 0),
+            _ => Ok(true),
+        }
+    }
+
+    /// The other side has closed, or its index cannot be.
+    #[cold]
+    fn end_with(&mut self, word: u64) {
+        let end = (word & !CLOSED).wrapping_add(self.lead());
+        let possible = end.wrapping_sub(self.end) <= self.published + self.capacity - self.end;
+        if word & CLOSED == 0 || !possible {
+            self.break_off(Error::Broken);
+        } else {
+            // What is left may be received; but nobody receives any more.
+            self.end = if WRITES { self.own } else { end };
+            self.ended = Some(Error::Closed);
         }
     }
 
@@ -208,86 +223,111 @@ impl<M: Memory, B: Bell> Side<M, B> {
         *self.ended.get_or_insert(error)
     }
 
-    /// Publishes the own index and wakes the other side if it waits for it.
+    /// Publishes the own index, and says whether the other side waits for it and is to be notified.
     #[inline(always)]
-    fn publish(&mut self) -> Result<(), Refusal> {
+    #[must_use]
+    fn publish(&mut self) -> bool {
         let before = self.published;
         if self.own == before {
-            return Ok(());
+            return false;
         }
         let header = self.memory.header();
-        header[self.mine.index].store(self.own, Release);
+        header[Self::MINE.index].store(self.own, Release);
         self.published = self.own;
         M::Word::fence(SeqCst);
-        let waits = header[self.theirs.waits].load(Relaxed);
+        let waits = header[Self::THEIRS.waits].load(Relaxed);
         // In (before, own].
-        if waits.wrapping_sub(before + 1) < self.own - before { self.bell.notify() } else { Ok(()) }
+        waits.wrapping_sub(before + 1) < self.own - before
     }
 
     /// Sleeps until there is something to do.
+    #[inline(always)]
     fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
-        let mut patience = Patience::until(deadline);
+        let mut slept = Slept::No;
         loop {
             // One unit more than the other side's index is now.
-            let waits = self.end - self.lead + 1;
-            self.memory.header()[self.mine.waits].store(waits, Relaxed);
+            let waits = self.end - self.lead() + 1;
+            self.memory.header()[Self::MINE.waits].store(waits, Relaxed);
             M::Word::fence(SeqCst);
             if self.look()? {
                 return Ok(());
             }
-            match patience.sleep(&self.bell) {
-                Ok(()) => {}
-                // It may have published its last before it went.
-                Err(Error::Died) => return if self.look()? { Ok(()) } else { Err(self.break_off(Error::Died)) },
-                Err(error) => return Err(error),
+            if let Err(error) = self.patience.sleep(&self.bell, deadline, &mut slept) {
+                return self.give_up(error);
             }
         }
     }
 
+    /// Enough was waited.
+    #[cold]
+    fn give_up(&mut self, error: Error) -> Result<(), Error> {
+        match error {
+            // It may have published its last before it went.
+            Error::Died if self.look()? => Ok(()),
+            Error::Died => Err(self.break_off(error)),
+            error => Err(error),
+        }
+    }
+
     fn close(&mut self) {
-        let _ = self.publish();
-        self.memory.header()[self.mine.index].store(self.own | CLOSED, Release);
+        self.memory.header()[Self::MINE.index].store(self.own | CLOSED, Release);
         let _ = self.bell.notify();
     }
 }
 
-/// How long one wait goes on, and when it asks whether the other side lives.
+/// When who waits next asks whether the other side lives. It outlasts the single wait, so that most need not look at the clock.
 pub(super) struct Patience {
-    deadline: Instant,
-    /// The end of the present sleep.
-    until: Option<Instant>,
+    probe: Instant,
+}
+
+/// What one wait has done so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slept {
+    /// Nothing.
+    No,
+    /// It has slept, perhaps not long.
+    Yes,
+    /// It has slept since the moment from which [`PROBE`] counts.
+    SinceProbe,
 }
 
 impl Patience {
-    pub(super) fn until(deadline: Instant) -> Patience {
-        Patience { deadline, until: None }
+    pub(super) fn new(bell: &impl Bell) -> Patience {
+        Patience { probe: bell.now() + PROBE }
     }
 
     /// Sleeps once. [`Error::Died`] or [`Error::DeadlineMissed`]: enough of it.
     #[inline(always)]
-    pub(super) fn sleep(&mut self, bell: &impl Bell) -> Result<(), Error> {
+    pub(super) fn sleep(&mut self, bell: &impl Bell, deadline: Instant, slept: &mut Slept) -> Result<(), Error> {
+        if *slept == Slept::No {
+            *slept = Slept::Yes;
+        } else {
+            self.in_vain(bell, deadline, slept)?;
+        }
+        bell.wait(self.probe.min(deadline));
+        Ok(())
+    }
+
+    /// It slept and found nothing.
+    #[cold]
+    fn in_vain(&mut self, bell: &impl Bell, deadline: Instant, slept: &mut Slept) -> Result<(), Error> {
         let now = bell.now();
-        let until = match self.until {
-            Some(until) if now < until => until,
-            _ => {
-                if now >= self.deadline {
-                    return Err(Error::DeadlineMissed);
-                }
-                if self.until.is_some() {
-                    bell.notify().map_err(|_| Error::Died)?;
-                }
-                let until = self.deadline.min(now + PROBE);
-                self.until = Some(until);
-                until
+        if now >= deadline {
+            return Err(Error::DeadlineMissed);
+        }
+        if now >= self.probe {
+            if *slept == Slept::SinceProbe {
+                bell.notify().map_err(|_| Error::Died)?;
             }
-        };
-        bell.wait(until);
+            *slept = Slept::SinceProbe;
+            self.probe = now + PROBE;
+        }
         Ok(())
     }
 }
 
 /// The writing side of a ring, in units of the caller's: [`Sender`] counts slots, [`super::pipe::Writer`] bytes. Dropping it closes the ring.
-pub struct Producer<M: Memory, B: Bell>(Side<M, B>);
+pub struct Producer<M: Memory, B: Bell>(Side<M, B, true>);
 
 impl<M: Memory, B: Bell> Producer<M, B> {
     /// The writing side of a new ring of `capacity` units.
@@ -295,7 +335,7 @@ impl<M: Memory, B: Bell> Producer<M, B> {
     /// # Panics
     /// When `capacity` is not a power of two.
     pub fn new(memory: M, bell: B, capacity: u64) -> Producer<M, B> {
-        Producer(Side::new(memory, bell, capacity, PRODUCER, CONSUMER, capacity))
+        Producer(Side::new(memory, bell, capacity))
     }
 
     /// Units that can be written now. When it knows of none it publishes what was written, and looks.
@@ -312,6 +352,12 @@ impl<M: Memory, B: Bell> Producer<M, B> {
     #[inline(always)]
     pub fn place(&self) -> u64 {
         self.0.place()
+    }
+
+    /// Units from that place to the end of the data.
+    #[inline(always)]
+    pub fn straight(&self) -> u64 {
+        self.0.capacity - self.0.place()
     }
 
     /// The data.
@@ -333,15 +379,17 @@ impl<M: Memory, B: Bell> Producer<M, B> {
     /// Publishes what was written, and wakes the other side if it waits for that.
     #[inline(always)]
     pub fn publish(&mut self) -> Result<(), Error> {
-        match self.0.publish() {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.0.break_off(Error::Died)),
+        if self.0.publish() && self.0.bell.notify().is_err() {
+            return Err(self.0.break_off(Error::Died));
         }
+        Ok(())
     }
 
     /// Publishes what was written and sleeps until there is room.
+    #[cold]
     pub fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
-        if self.room()? > 0 { Ok(()) } else { self.0.wait(deadline) }
+        self.publish()?;
+        self.0.wait(deadline)
     }
 }
 
@@ -352,7 +400,7 @@ impl<M: Memory, B: Bell> Drop for Producer<M, B> {
 }
 
 /// The reading side of a ring. Dropping it closes the ring.
-pub struct Consumer<M: Memory, B: Bell>(Side<M, B>);
+pub struct Consumer<M: Memory, B: Bell>(Side<M, B, false>);
 
 impl<M: Memory, B: Bell> Consumer<M, B> {
     /// The reading side of a new ring of `capacity` units.
@@ -360,7 +408,7 @@ impl<M: Memory, B: Bell> Consumer<M, B> {
     /// # Panics
     /// When `capacity` is not a power of two.
     pub fn new(memory: M, bell: B, capacity: u64) -> Consumer<M, B> {
-        Consumer(Side::new(memory, bell, capacity, CONSUMER, PRODUCER, 0))
+        Consumer(Side::new(memory, bell, capacity))
     }
 
     /// Units that can be read now. When it knows of none it gives back the room of what was read, and looks.
@@ -377,6 +425,12 @@ impl<M: Memory, B: Bell> Consumer<M, B> {
     #[inline(always)]
     pub fn place(&self) -> u64 {
         self.0.place()
+    }
+
+    /// Units from that place to the end of the data.
+    #[inline(always)]
+    pub fn straight(&self) -> u64 {
+        self.0.capacity - self.0.place()
     }
 
     /// The data.
@@ -398,13 +452,23 @@ impl<M: Memory, B: Bell> Consumer<M, B> {
     /// Gives back the room of what was read, and wakes the other side if it waits for that.
     #[inline(always)]
     pub fn release(&mut self) {
+        if self.0.publish() {
+            self.notify();
+        }
+    }
+
+    /// A full ring has room again: rare enough to stand apart.
+    #[cold]
+    fn notify(&self) {
         // A producer that is gone may have left something to read; when there is nothing more, the wait tells.
-        let _ = self.0.publish();
+        let _ = self.0.bell.notify();
     }
 
     /// Gives back the room of what was read and sleeps until there is something to read.
+    #[inline(always)]
     pub fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
-        if self.available()? > 0 { Ok(()) } else { self.0.wait(deadline) }
+        self.release();
+        self.0.wait(deadline)
     }
 }
 

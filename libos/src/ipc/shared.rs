@@ -7,7 +7,7 @@
 use super::ring::{Bell, HEADER_WORDS, Memory, Word};
 use crate::event::{self, Event};
 use crate::mem::places::Places;
-use crate::mem::tables::{ensure, leaf};
+use crate::mem::tables::{Tables, ensure, leaf, tables};
 use crate::mem::{self, Region};
 use crate::sys::{self, Progress};
 use crate::time::Instant;
@@ -15,7 +15,7 @@ use crate::{slots, sys::Stopped};
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use exo_abi::binding::Rights;
 use exo_abi::page::{MapEntry, Prot};
 use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
@@ -23,6 +23,8 @@ use spin::Once;
 
 /// Pages of address space for shared memory.
 const SPACE_PAGES: u64 = 8192;
+/// Of these, pages for small mappings: what [`Places`] has bits for.
+const SMALL_PAGES: u64 = 64;
 /// Pages that are mapped as one at most: what the kernel does in one call.
 pub const MAX_PAGES: u64 = exo_abi::MAP_PAGES_PER_CALL;
 /// Runs of consecutive frames in one message.
@@ -149,7 +151,7 @@ impl Frames {
         self.0.iter().map(|word| word >> 32).sum()
     }
 
-    /// These frames, in ascending order; `None`: they are too scattered.
+    /// These frames, in this order; `None`: they are too scattered.
     fn of(frames: &[Pfn]) -> Option<Frames> {
         let mut words = [0; MAX_RUNS];
         let mut run = 0;
@@ -186,55 +188,68 @@ pub enum Access {
 #[derive(Debug)]
 pub struct SharedWords {
     va: u64,
-    frames: Frames,
+    pages: u64,
 }
 
 impl SharedWords {
     /// Maps frames of a pool. Refused when they are not the pool's, or its binding lacks the rights.
+    #[inline(always)]
     pub fn map(pool: &SharedPool, frames: Frames, access: Access) -> Result<SharedWords, Refusal> {
-        let pages = frames.pages();
-        let va = space()?.take(pages).ok_or(Refusal::BadArgument)?;
-        // Before `shared` exists nothing is mapped there.
-        let shared = SharedWords { va, frames };
-        ensure(va, pages)?;
+        let (va, pages) = (take_place(frames.pages())?, frames.pages());
         let prot = match access {
             Access::Read => Prot::READ | Prot::ACCESSED,
             Access::Write => Prot::READ | Prot::WRITE | Prot::ACCESSED | Prot::DIRTY,
         };
-        let mut entries = [MapEntry { first: 0, second: 0 }; MAX_RUNS];
-        let (mut at, mut count) = (va, 0);
-        for word in frames.0 {
-            let pages = word >> 32;
-            if pages > 0 {
-                entries[count] = MapEntry::map(at, Pfn(word & 0xffff_ffff), pages, prot, pool.handle);
-                at += pages * PAGE_BYTES;
-                count += 1;
-            }
+        let first = frames.0[0];
+        let mapped = if first >> 32 == pages {
+            change(&[MapEntry::map(va, Pfn(first & 0xffff_ffff), pages, prot, pool.handle)])
+                .map_err(|stopped| stopped.refusal)
+        } else {
+            map_runs(va, pool.handle, frames, prot)
+        };
+        // What a refused batch did map goes with it.
+        let shared = SharedWords { va, pages };
+        match mapped {
+            Ok(_) => Ok(shared),
+            Err(refusal) => Err(refusal),
         }
-        // What a refused batch did map goes with `shared`.
-        change(&entries[..count])?;
-        Ok(shared)
     }
 
     /// Unmaps it and hands its frames on. `NotMapped`: they were taken away meanwhile.
     #[inline(always)]
     pub fn unmap(self) -> Result<Frames, Refusal> {
-        let pages = self.frames.pages();
-        change(&[MapEntry::unmap(self.va, pages)])?;
+        let frames = self.frames()?;
+        change(&[MapEntry::unmap(self.va, self.pages)])?;
         let shared = ManuallyDrop::new(self);
-        space()?.give_back(shared.va, pages);
-        Ok(shared.frames)
+        give_back_place(shared.va, shared.pages);
+        Ok(frames)
     }
 
-    /// Its frames.
-    pub const fn frames(&self) -> Frames {
-        self.frames
+    /// Its frames, as the page tables have them. `NotMapped`: they were taken away.
+    #[inline(always)]
+    pub fn frames(&self) -> Result<Frames, Refusal> {
+        let frames = if self.pages == 1 {
+            leaf(self.va).map(|leaf| Frames([leaf.pfn().0 | 1 << 32, 0, 0, 0]))
+        } else {
+            self.many_frames()
+        };
+        frames.ok_or(Refusal::NotMapped)
+    }
+
+    #[cold]
+    fn many_frames(&self) -> Option<Frames> {
+        let mut frames = [Pfn(0); MAX_PAGES as usize];
+        let frames = &mut frames[..self.pages as usize];
+        for (page, frame) in frames.iter_mut().enumerate() {
+            *frame = leaf(self.va + page as u64 * PAGE_BYTES)?.pfn();
+        }
+        Frames::of(frames)
     }
 
     /// Its words.
     #[inline(always)]
     pub fn words(&self) -> &[AtomicU64] {
-        words(self.va, self.frames.pages() as usize * PAGE_WORDS)
+        words(self.va, self.pages as usize * PAGE_WORDS)
     }
 
     /// Copies bytes from `offset` on. What the other side writes meanwhile may be seen in part.
@@ -256,8 +271,7 @@ impl SharedWords {
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        let pages = self.frames.pages();
-        for page in 0..pages {
+        for page in 0..self.pages {
             let va = self.va + page * PAGE_BYTES;
             if let Some(leaf) = leaf(va) {
                 if change(&[MapEntry::unmap(va, 1)]).is_err() {
@@ -268,50 +282,96 @@ impl Drop for SharedWords {
                 let _ = sys::frame_free(Handle::POOL, &[leaf.pfn()]);
             }
         }
-        if let Ok(space) = space() {
-            space.give_back(self.va, pages);
-        }
+        give_back_place(self.va, self.pages);
     }
 }
 
-/// The places of shared memory: one region, so that each page of it fills itself when the peer's frame is taken away.
-fn space() -> Result<&'static Places, Refusal> {
-    static PLACES: Places = Places::new();
-    static SPACE: Once<Option<Region>> = Once::new();
-    let begin = || {
-        let region = Region::demand_zero(SPACE_PAGES)?;
-        PLACES.begin(region.start, region.start + 64 * PAGE_BYTES, region.end);
-        Some(region)
-    };
-    match SPACE.call_once(begin) {
-        Some(_) => Ok(&PLACES),
-        None => Err(Refusal::BadArgument),
+/// The places of shared memory. They lie in one region, so that each page of it fills itself when the peer's frame is taken away.
+static PLACES: Places = Places::new();
+
+/// The place of the page that was unmapped last, tables and all: frames that come and go by one look no further. 0: none.
+static SPARE: AtomicU64 = AtomicU64::new(0);
+
+/// Gives a place back in which nothing is mapped any more.
+#[inline(always)]
+fn give_back_place(va: u64, pages: u64) {
+    let (other, pages) = if pages == 1 { (SPARE.swap(va, AcqRel), 1) } else { (va, pages) };
+    if other != 0 {
+        PLACES.give_back(other, pages);
     }
+}
+
+/// Sets a place aside whose tables are there.
+#[inline(always)]
+fn take_place(pages: u64) -> Result<u64, Refusal> {
+    if pages == 1 {
+        let spare = SPARE.swap(0, AcqRel);
+        if spare != 0 {
+            return Ok(spare);
+        }
+    }
+    take_other_place(pages)
+}
+
+fn take_other_place(pages: u64) -> Result<u64, Refusal> {
+    let va = match PLACES.take(pages) {
+        Some(va) => va,
+        None => open_space().and_then(|()| PLACES.take(pages)).ok_or(Refusal::BadArgument)?,
+    };
+    let last = va + (pages - 1) * PAGE_BYTES;
+    if tables(va) != Tables::Complete || tables(last) != Tables::Complete {
+        ensure(va, pages).inspect_err(|_| PLACES.give_back(va, pages))?;
+    }
+    Ok(va)
+}
+
+/// Declares the region, once.
+#[cold]
+fn open_space() -> Option<()> {
+    static SPACE: Once<Option<Region>> = Once::new();
+    SPACE
+        .call_once(|| {
+            let region = Region::demand_zero(SPACE_PAGES)?;
+            PLACES.begin(region.start, region.start + SMALL_PAGES * PAGE_BYTES, region.end);
+            Some(region)
+        })
+        .map(|_| ())
+}
+
+/// Maps several runs of frames side by side.
+#[cold]
+fn map_runs(va: u64, pool: Handle, frames: Frames, prot: Prot) -> Result<u64, Refusal> {
+    let mut entries = [MapEntry { first: 0, second: 0 }; MAX_RUNS];
+    let (mut at, mut count) = (va, 0);
+    for word in frames.0 {
+        let pages = word >> 32;
+        if pages > 0 {
+            entries[count] = MapEntry::map(at, Pfn(word & 0xffff_ffff), pages, prot, pool);
+            at += pages * PAGE_BYTES;
+            count += 1;
+        }
+    }
+    Ok(change(&entries[..count])?)
 }
 
 /// Part of shared memory, as rings and what stands on them use it.
 #[derive(Clone, Debug)]
 pub struct Area {
-    memory: Arc<SharedWords>,
-    first: usize,
+    /// Keeps it mapped.
+    _memory: Arc<SharedWords>,
+    va: u64,
     words: usize,
 }
 
 impl Area {
     /// `pages` pages from page `first` on; `None`: they are not all there.
     pub fn new(memory: &Arc<SharedWords>, first: u64, pages: u64) -> Option<Area> {
-        let there = memory.frames.pages();
-        let inside = pages > 0 && first.checked_add(pages).is_some_and(|end| end <= there);
+        let inside = pages > 0 && first.checked_add(pages).is_some_and(|end| end <= memory.pages);
         inside.then(|| Area {
-            memory: memory.clone(),
-            first: first as usize * PAGE_WORDS,
+            _memory: memory.clone(),
+            va: memory.va + first * PAGE_BYTES,
             words: pages as usize * PAGE_WORDS,
         })
-    }
-
-    #[inline(always)]
-    fn va(&self) -> u64 {
-        self.memory.va + (self.first * WORD) as u64
     }
 }
 
@@ -320,12 +380,12 @@ impl Memory for Area {
 
     #[inline(always)]
     fn header(&self) -> &[AtomicU64; HEADER_WORDS] {
-        header(self.va())
+        header(self.va)
     }
 
     #[inline(always)]
     fn data(&self) -> &[AtomicU64] {
-        words(self.va() + (HEADER_WORDS * WORD) as u64, self.words - HEADER_WORDS)
+        words(self.va + (HEADER_WORDS * WORD) as u64, self.words - HEADER_WORDS)
     }
 }
 
@@ -366,14 +426,19 @@ mod raw {
 pub(super) fn load_bytes<W: Word>(words: &[W], at: usize, out: &mut [u8]) {
     let (mut at, mut out) = (at, out);
     while !out.is_empty() {
-        let (skip, word) = (at % WORD, words[at / WORD].load(Relaxed).to_le_bytes());
-        let count = (WORD - skip).min(out.len());
-        let (now, later) = out.split_at_mut(count);
-        match <&mut [u8; WORD]>::try_from(&mut *now) {
-            Ok(whole) => *whole = word,
-            Err(_) => now.copy_from_slice(&word[skip..skip + count]),
+        let (skip, word) = (at % WORD, words[at / WORD].load(Relaxed));
+        let (part, rest) = out.split_at_mut((WORD - skip).min(out.len()));
+        at += part.len();
+        if let Some(whole) = part.as_mut_array() {
+            *whole = word.to_le_bytes();
+        } else {
+            let mut bytes = word >> (8 * skip);
+            for byte in part {
+                *byte = bytes as u8;
+                bytes >>= 8;
+            }
         }
-        (at, out) = (at + count, later);
+        out = rest;
     }
 }
 
@@ -386,18 +451,16 @@ pub(super) fn store_bytes<W: Word>(words: &[W], at: usize, bytes: &[u8]) {
     let (mut at, mut bytes) = (at, bytes);
     while !bytes.is_empty() {
         let (skip, word) = (at % WORD, &words[at / WORD]);
-        let count = (WORD - skip).min(bytes.len());
-        let (now, later) = bytes.split_at(count);
-        let value = match <[u8; WORD]>::try_from(now) {
-            Ok(whole) => whole,
-            Err(_) => {
-                let mut value = word.load(Relaxed).to_le_bytes();
-                value[skip..skip + count].copy_from_slice(now);
-                value
-            }
+        let (part, rest) = bytes.split_at((WORD - skip).min(bytes.len()));
+        let value = match part.as_array() {
+            Some(whole) => u64::from_le_bytes(*whole),
+            None => part.iter().enumerate().fold(word.load(Relaxed), |value, (index, byte)| {
+                let shift = 8 * (skip + index);
+                value & !(0xff << shift) | u64::from(*byte) << shift
+            }),
         };
-        word.store(u64::from_le_bytes(value), Relaxed);
-        (at, bytes) = (at + count, later);
+        word.store(value, Relaxed);
+        (at, bytes) = (at + part.len(), rest);
     }
 }
 
@@ -461,7 +524,8 @@ impl Bell for Arc<Wake> {
 
     #[inline(always)]
     fn wait(&self, until: Instant) {
-        event::wait(1 << self.bit.0, Some(until));
+        // An alarm of 0 would be none.
+        event::wait(1 << self.bit.0, Some(until.max(Instant(1))));
     }
 
     #[inline(always)]
