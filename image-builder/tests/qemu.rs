@@ -91,6 +91,13 @@ fn every_refusal(output: &str) {
 }
 
 #[test]
+fn channels_between_environments_keep_every_promise() {
+    for options in cases::plain_machines() {
+        pass(&cases::attack("channels", options));
+    }
+}
+
+#[test]
 fn demo_answers_piped_input_and_switches_off() {
     pass(&cases::demo());
 }

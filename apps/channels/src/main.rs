@@ -18,18 +18,21 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::Debug;
 use core::time::Duration;
+use exo_abi::{Handle, Pfn};
 use libos::ipc::Gate;
 use libos::ipc::link::Link;
 use libos::ipc::pipe::{Reader, Writer};
 use libos::ipc::ring::{Receiver, Sender};
 use libos::ipc::shared::{Access, Area, SharedPool, SharedWords, Wake};
 use libos::time::Instant;
-use libos::{event, println, slots, start};
+use libos::{event, mem, println, slots, start};
 
 libos::main!(main);
 
 /// Long: a busy host makes the guest wait, and no test may depend on that.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Frames of this program's pool, by the manifest.
+const QUOTA: usize = 512;
 /// Words of a message.
 const MESSAGE: usize = 4;
 
@@ -79,6 +82,8 @@ fn main() -> u64 {
         Some("owner") => return owner::main(),
         _ => {}
     }
+    // Heap and stack have grown to what the promises need, and the region of shared memory has its tables.
+    let _ = honest::bytes_come_back();
     let mut held = 0;
     for (name, promise) in PROMISES {
         let before = Resources::now();
@@ -99,12 +104,14 @@ fn main() -> u64 {
     u64::from(held != PROMISES.len())
 }
 
-/// What can leak: the next slot, cell and event bit that are free.
+/// What can leak: the next slot, cell and event bit that are free, and frames.
 #[derive(PartialEq, Eq, Debug)]
 struct Resources {
     slot: Option<u16>,
     cell: Option<u64>,
     bit: Option<u64>,
+    /// Frames that the own pool's quota has left.
+    frames: usize,
 }
 
 impl Resources {
@@ -113,7 +120,10 @@ impl Resources {
         slot.inspect(|slot| slots::give_back(*slot));
         cell.inspect(|cell| slots::give_back_cell(*cell));
         bit.inspect(|bit| event::give_back_bit(*bit));
-        Resources { slot: slot.map(|slot| slot.0), cell, bit }
+        let mut frames = [Pfn(0); QUOTA];
+        let (taken, _) = mem::frames::alloc_some(Handle::POOL, &mut frames);
+        mem::free_frames(Handle::POOL, &frames[..taken]);
+        Resources { slot: slot.map(|slot| slot.0), cell, bit, frames: taken }
     }
 }
 

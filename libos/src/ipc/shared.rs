@@ -541,3 +541,132 @@ pub(super) const fn rights(access: Access) -> Rights {
         Access::Write => Rights::POOL_READ.union(Rights::POOL_WRITE),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Ordinary memory, as if the kernel had mapped it.
+    fn over(memory: &[AtomicU64]) -> ManuallyDrop<SharedWords> {
+        assert!(memory.len().is_multiple_of(PAGE_WORDS));
+        let va = memory.as_ptr().expose_provenance() as u64;
+        ManuallyDrop::new(SharedWords { va, pages: (memory.len() / PAGE_WORDS) as u64 })
+    }
+
+    fn zeros(words: usize) -> Vec<AtomicU64> {
+        (0..words).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn bytes_are_copied_to_the_last_and_no_further() {
+        let memory = zeros(2 * PAGE_WORDS);
+        let shared = over(&memory);
+        shared.write(8189, &[1, 2, 3]);
+        shared.write(3, &[4, 5, 6, 7, 8, 9, 10]);
+        let (mut end, mut start) = ([0; 4], [0; 12]);
+        shared.read(8188, &mut end);
+        shared.read(0, &mut start);
+        assert_eq!((end, start), ([0, 1, 2, 3], [0, 0, 0, 4, 5, 6, 7, 8, 9, 10, 0, 0]));
+    }
+
+    #[test]
+    #[should_panic(expected = "out of bounds")]
+    fn nothing_is_written_behind_the_end() {
+        let memory = zeros(PAGE_WORDS);
+        over(&memory).write(4095, &[1, 2]);
+    }
+
+    #[test]
+    fn a_ring_lies_in_its_part_of_the_memory_alone() {
+        use crate::ipc::ring::{Receiver, Sender};
+        use crate::ipc::testing::{FAR, Patient};
+        let memory = zeros(3 * PAGE_WORDS);
+        let shared = Arc::new(ManuallyDrop::into_inner(over(&memory)));
+        let area = || Area::new(&shared, 1, 1).unwrap();
+        let (mut sender, mut receiver) =
+            (Sender::<4, _, _>::new(area(), Patient::new()), Receiver::<4, _, _>::new(area(), Patient::new()));
+        for message in 0..300 {
+            sender.send(&[message; 4], FAR).unwrap();
+            assert_eq!(receiver.receive(FAR), Ok([message; 4]));
+        }
+        drop((sender, receiver));
+        let touched =
+            |page: usize| memory[page * PAGE_WORDS..][..PAGE_WORDS].iter().any(|word| word.load(Relaxed) != 0);
+        assert_eq!([0, 1, 2].map(touched), [false, true, false]);
+        // There is no kernel to unmap it, and nothing was mapped.
+        core::mem::forget(shared);
+    }
+
+    #[test]
+    fn a_part_that_is_not_there_is_none() {
+        let memory = zeros(2 * PAGE_WORDS);
+        let shared = Arc::new(ManuallyDrop::into_inner(over(&memory)));
+        for (first, pages, there) in
+            [(0, 2, true), (1, 1, true), (2, 1, false), (0, 3, false), (0, 0, false), (u64::MAX, 2, false)]
+        {
+            assert_eq!(Area::new(&shared, first, pages).is_some(), there, "{first} {pages}");
+        }
+        core::mem::forget(shared);
+    }
+
+    #[test]
+    fn frames_in_a_message_are_few_and_nothing_else() {
+        let run = |first: u64, count: u64| first | count << 32;
+        for (words, pages) in [
+            ([run(5, 1), 0, 0, 0], Some(1)),
+            ([run(5, 60), run(90, 1), run(7, 2), run(1, 1)], Some(64)),
+            ([run(5, 60), run(90, 1), run(7, 2), run(1, 2)], None),
+            ([0; 4], None),
+            ([run(5, 0), 0, 0, 0], None),
+            ([run(5, 1), run(6, 0), 0, 0], None),
+            ([run(5, 65), 0, 0, 0], None),
+            ([run(5, 1) | 1 << 48, 0, 0, 0], None),
+            ([u64::MAX; 4], None),
+        ] {
+            assert_eq!(Frames::from_words(words).map(|frames| frames.pages()), pages, "{words:x?}");
+        }
+    }
+
+    #[test]
+    fn without_a_kernel_there_is_no_pool() {
+        assert!(SharedPool::create(1, 4).is_err());
+        let pool = SharedPool { handle: Handle(9), cell: None };
+        let frames = Frames::from_words([1 << 32 | 7, 0, 0, 0]).unwrap();
+        assert!(SharedWords::map(&pool, frames, Access::Write).is_err());
+        assert!(pool.take(0).is_err() && pool.take(MAX_PAGES + 1).is_err());
+    }
+
+    proptest! {
+        /// Frames survive the way into words and back, and those that are too scattered have none.
+        #[test]
+        fn frames_become_runs_and_runs_become_frames(gaps in prop::collection::vec(1u64..3, 1..10), first in 0u64..1000) {
+            let mut next = first;
+            let frames: Vec<Pfn> = gaps.iter().map(|gap| { next += gap; Pfn(next) }).collect();
+            let runs = 1 + gaps[1..].iter().filter(|gap| **gap > 1).count();
+            match Frames::of(&frames) {
+                None => prop_assert!(runs > MAX_RUNS),
+                Some(packed) => {
+                    prop_assert!(runs <= MAX_RUNS);
+                    prop_assert_eq!(Frames::from_words(packed.words()), Some(packed));
+                    prop_assert_eq!(packed.runs().flatten().collect::<Vec<_>>(), frames);
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_lie_where_they_were_put(at in 0usize..60, bytes in prop::collection::vec(any::<u8>(), 0..60), fill in any::<u64>()) {
+            let words: Vec<AtomicU64> = (0..16).map(|_| AtomicU64::new(fill)).collect();
+            let mut wanted: Vec<u8> = (0..16).flat_map(|_| fill.to_le_bytes()).collect();
+            store_bytes(&words, at, &bytes);
+            wanted[at..at + bytes.len()].copy_from_slice(&bytes);
+            let mut all = std::vec![0; 128];
+            load_bytes(&words, 0, &mut all);
+            prop_assert_eq!(&all, &wanted);
+            let mut part = std::vec![0; bytes.len()];
+            load_bytes(&words, at, &mut part);
+            prop_assert_eq!(part, bytes);
+        }
+    }
+}
