@@ -5,7 +5,6 @@
 use crate::meter::{Failed, Figure, ITERATIONS, Measured, Stretches};
 use alloc::sync::Arc;
 use core::time::Duration;
-use exo_abi::Refusal;
 use exo_abi::binding::Rights;
 use libos::ipc::handover::Parcel;
 use libos::ipc::link::{self, Heard, Link, Listener};

@@ -1,7 +1,7 @@
 //! What two honest sides can count on.
 
 use crate::peer::{MESSAGES, Purpose, WORDS, request};
-use crate::{Held, MESSAGE, Pair, deadline, ensure, gate, pair, pool, some};
+use crate::{Broken, Held, MESSAGE, Pair, deadline, ensure, gate, pair, pool, some};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use libos::ipc::handover::Parcel;
 use libos::ipc::link::Link;
 use libos::ipc::publish::Publisher;
 use libos::ipc::ring::Error;
-use libos::ipc::shared::{Access, Frames, SharedWords, Wake};
+use libos::ipc::shared::{Access, Area, Frames, SharedPool, SharedWords, Wake};
 use libos::sys::CallMessage;
 
 /// Bytes that go through a pipe of a page.
@@ -73,10 +73,7 @@ pub fn the_end_comes_last() -> Held {
 }
 
 /// A page that only this side writes, and a publisher on it with the peer as its one subscriber.
-fn publisher(
-    pool: &libos::ipc::shared::SharedPool,
-    purpose: Purpose,
-) -> Result<(Publisher<MESSAGE, libos::ipc::shared::Area, Arc<Wake>>, Pair), crate::Broken> {
+fn publisher(pool: &SharedPool, purpose: Purpose) -> Result<(Publisher<MESSAGE, Area, Arc<Wake>>, Pair), Broken> {
     let memory = Arc::new(SharedWords::map(pool, pool.take(1)?, Access::Write)?);
     let link = Link::open(gate("peer")?, pool, &memory, Access::Read, purpose as u64, deadline())?;
     let mut publisher = Publisher::new(some(link.area(0, 1))?);
@@ -85,7 +82,7 @@ fn publisher(
 }
 
 /// What the peer's subscription came to: messages received and missed.
-fn report() -> Result<(u64, u64), crate::Broken> {
+fn report() -> Result<(u64, u64), Broken> {
     let message = CallMessage { words: [request::REPORT, 0, 0, 0, 0, 0, 0], ..CallMessage::default() };
     let [ended, came, missed, wrong, ..] = gate("peer")?.call_patiently(&message, deadline())?.words;
     ensure!(ended == 1, "the subscription broke");

@@ -58,7 +58,10 @@ macro_rules! ensure {
 }
 use ensure;
 
-const PROMISES: &[(&str, fn() -> Held)] = &[
+/// A promise and the function that tries it.
+type Promise = (&'static str, fn() -> Held);
+
+const PROMISES: &[Promise] = &[
     ("bytes come back as they went", honest::bytes_come_back),
     ("messages pass, both sides sleeping", honest::messages_pass),
     ("the end of a pipe comes after its last byte", honest::the_end_comes_last),
