@@ -90,6 +90,8 @@ impl<const N: usize, M: Memory, B: Bell> Publisher<N, M, B> {
 
     /// Wakes the subscribers; forgets those who are gone.
     pub fn notify(&mut self) {
+        // The messages come before the event, whatever the kernel's part in raising it orders.
+        M::Word::fence(SeqCst);
         self.subscribers.retain(|subscriber| subscriber.notify().is_ok());
     }
 }

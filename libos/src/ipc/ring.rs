@@ -139,7 +139,7 @@ const CONSUMER: Line = Line { index: 8, waits: 9 };
 
 /// One side's view of a ring whose units are whatever the capacity counts.
 ///
-/// It is the same for both sides: `own` grows as this side goes on, `peer` follows what the other publishes, and never passes `limit` beyond it.
+/// It is the same for both: `own` grows up to `end` as this side goes on, and `end` follows what the other side publishes.
 struct Side<M: Memory, B: Bell, const WRITES: bool> {
     memory: M,
     bell: B,
@@ -246,7 +246,7 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
         let mut slept = Slept::No;
         loop {
             // One unit more than the other side's index is now.
-            let waits = self.end - self.lead() + 1;
+            let waits = self.end.wrapping_sub(self.lead()).wrapping_add(1);
             self.memory.header()[Self::MINE.waits].store(waits, Relaxed);
             M::Word::fence(SeqCst);
             if self.look()? {
@@ -271,6 +271,8 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
 
     fn close(&mut self) {
         self.memory.header()[Self::MINE.index].store(self.own | CLOSED, Release);
+        // Before the event, whatever the kernel's part in raising it orders.
+        M::Word::fence(SeqCst);
         let _ = self.bell.notify();
     }
 }

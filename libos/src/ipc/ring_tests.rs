@@ -146,6 +146,26 @@ fn one_that_never_answers_costs_time_until_the_deadline() {
 }
 
 #[test]
+fn waiting_on_a_ring_that_has_ended_is_its_error() {
+    let (heap, bell) = (Heap::new(HEADER_WORDS + 4), Patient::new());
+    let mut producer = Producer::new(heap.clone(), bell.clone(), 4);
+    heap.header()[CONSUMER.index].store(9, Relaxed);
+    producer.advance(4);
+    assert_eq!(producer.wait(FAR), Err(Error::Broken));
+    assert_eq!(producer.wait(FAR), Err(Error::Broken));
+    let mut consumer = Consumer::new(heap.clone(), bell, 4);
+    heap.header()[PRODUCER.index].store(CLOSED, Relaxed);
+    assert_eq!(consumer.wait(FAR), Err(Error::Closed));
+    assert_eq!(consumer.wait(FAR), Err(Error::Closed));
+}
+
+#[test]
+#[should_panic(expected = "more was read than there is")]
+fn nobody_reads_beyond_what_is_there() {
+    Consumer::new(Heap::new(HEADER_WORDS + 4), Patient::new(), 4).advance(1);
+}
+
+#[test]
 fn a_flood_of_notifications_ends_at_the_deadline() {
     let (_sender, mut receiver, _, bell) = ring::<1>(1);
     bell.flood();
