@@ -2,6 +2,8 @@
 
 #[expect(unsafe_code, reason = "entry from the boot protocol")]
 mod boot;
+#[expect(unsafe_code, reason = "the structures of other cores")]
+mod cores;
 #[expect(unsafe_code, reason = "exception vectors, and the registers of the interrupted program")]
 mod entry;
 #[expect(unsafe_code, reason = "system registers of the interrupt controller")]
@@ -20,14 +22,13 @@ mod uart;
 
 /// Addresses and attributes that the boot code, the translation tables and the objects agree on.
 mod layout {
-    /// Where the linear map begins: physical addresses modulo [`MAX_SPAN`], so that going from one to the other needs no variable.
-    pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
-    /// Most RAM span that the linear map takes: 256 GiB.
-    pub const MAX_SPAN: u64 = 256 << 30;
+    pub use exo::machine::{LINEAR, MAX_SPAN};
     /// Bytes that an entry of a root stands for.
     pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
     pub const IMAGE: u64 = 0xffff_ffff_c000_0000;
+    /// Pages of a core: its stack, then its structure.
+    pub const CORE_PAGES: u64 = STACK_BYTES as u64 / 4096 + 1;
     /// Bytes of a core's kernel stack: boot needs 5 KiB while it reads the device tree, a call 4.
     pub const STACK_BYTES: usize = 8192;
     /// Normal memory, write-back, inner shareable, accessed; attribute index 0.
@@ -48,8 +49,9 @@ mod layout {
     pub const TABLE: u64 = 3;
     /// Attribute 0: Normal write-back read- and write-allocate; 1: Device-nGnRE (Arm ARM, MAIR_EL1).
     pub const MAIR: u64 = 0x04ff;
-    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits (Arm ARM, TCR_EL1).
-    pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
+    /// 39 bits on both sides, 4 KiB granules, walks write-back inner shareable; the ASID is TTBR0's, 8 bits; the top byte of kernel addresses
+    /// is ignored (`exo::vcore::Link`; Arm ARM, TCR_EL1).
+    pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30 | 1 << 38;
     /// RES1 bits of SCTLR_EL1 without anything switched on.
     pub const SCTLR_OFF: u64 = 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;
     /// MMU, caches, stack alignment checks for EL1 and EL0; EL0 may use DC ZVA and read CTR. WFI and WFE of EL0 trap. SPAN is 0: PAN is set at every exception.

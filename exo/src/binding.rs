@@ -1,7 +1,7 @@
 //! Bindings and revocation cells: what an environment may do.
 //!
 //! ```text
-//! word 0  | 63 root cell 48 | 47 cell 32 | 31 generation 16 | 15 rights 8 | 7 flags 4 | 3 kind 0 |
+//! word 0  | 63 root cell 48 | 47 cell 32 | 31 generation 16 | 12 root | 11 rights 4 | 3 kind 0 |
 //! word 1  what the cell must hold          word 2  the object
 //! word 3  the badge (Gate), or what the root cell must hold (all kinds that are no Gate or Event)
 //! ```
@@ -18,10 +18,12 @@ use core::sync::atomic::{AtomicU64, Ordering::*, fence};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::{BINDINGS_PER_FRAME, MAX_CELLS, Pfn, Refusal};
 
-const FLAG_ROOT: u64 = 1 << 4;
+const FLAG_ROOT: u64 = 1 << 12;
 const KIND: u64 = 0xf;
 const KIND_BUSY: u64 = 0xf;
-const RIGHTS: u64 = 0xff00;
+/// Where the rights stand in the head.
+pub const RIGHTS_SHIFT: u32 = 4;
+const RIGHTS: u64 = 0xff << RIGHTS_SHIFT;
 const GENERATION: u64 = 0xffff_0000;
 
 /// What a table entry holds: its four words.
@@ -40,14 +42,15 @@ pub struct Binding {
 
 impl Binding {
     /// The first binding to an object, or one to a gate or an event.
+    #[inline(never)]
     pub fn new(m: &impl Machine, kind: BindingKind, rights: Rights, cell: u64, object: u64) -> Binding {
         let expected = value(m, cell);
-        let head = kind as u64 | FLAG_ROOT | (rights.bits() as u64) << 8 | cell << 32 | cell << 48;
+        let head = kind as u64 | FLAG_ROOT | (rights.bits() as u64) << RIGHTS_SHIFT | cell << 32 | cell << 48;
         Binding { head, expected, object, badge: expected }
     }
     /// The same with other rights.
     pub const fn with(self, rights: Rights) -> Binding {
-        Binding { head: self.head & !RIGHTS | (rights.bits() as u64) << 8, ..self }
+        Binding { head: self.head & !RIGHTS | (rights.bits() as u64) << RIGHTS_SHIFT, ..self }
     }
     /// It refers to such a thing.
     pub const fn is(&self, kind: BindingKind) -> bool {
@@ -55,7 +58,7 @@ impl Binding {
     }
     /// It permits this.
     pub const fn permits(&self, rights: Rights) -> bool {
-        !(self.head >> 8) as u8 & rights.bits() == 0
+        !(self.head >> RIGHTS_SHIFT) as u8 & rights.bits() == 0
     }
     /// It came with the object.
     pub const fn root(&self) -> bool {
@@ -68,10 +71,10 @@ impl Binding {
     /// It is live and has these rights.
     #[inline(never)]
     pub fn check(&self, m: &impl Machine, rights: Rights) -> Result<(), Refusal> {
-        let own = same(value(m, self.cell()), self.expected);
+        let own = value(m, self.cell()) == self.expected;
         // The badge of a Gate stands where others have what their object's cell must hold; theirs is one with their own.
         let ends_with_cell = self.is(BindingKind::Gate) || self.is(BindingKind::Event);
-        if !own || !(ends_with_cell || same(value(m, self.head >> 48), self.badge)) {
+        if !own || !(ends_with_cell || value(m, self.head >> 48) == self.badge) {
             Err(Refusal::Stale)
         } else if !self.permits(rights) {
             Err(Refusal::NoRight)
@@ -80,6 +83,7 @@ impl Binding {
         }
     }
     /// `first..first+count` lies in the range of a Core, Irq or Device binding.
+    #[inline(never)]
     pub const fn covers(&self, first: u64, count: u64) -> bool {
         let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
         first >= start && count <= length && first - start <= length - count
@@ -101,36 +105,41 @@ pub fn value(m: &impl Machine, cell: u64) -> u64 {
     cell_word(m, cell).load(Acquire)
 }
 
-/// Two values of a cell agree: its owner, in the low bits, may have changed.
-pub const fn same(now: u64, carried: u64) -> bool {
-    (now ^ carried) >> 16 == 0
-}
-
 /// What is kept of a binding beside what it gave: the value that its cell must hold, and the cell in bits 15:0.
 pub fn stamp(binding: &Binding) -> u64 {
-    binding.expected & !0xffff | binding.cell()
+    binding.expected | binding.cell()
 }
 
 /// The binding whose stamp this is has not been taken back.
 pub fn stamped(m: &impl Machine, stamp: u64) -> bool {
-    same(value(m, stamp & 0xffff), stamp)
+    value(m, stamp & 0x7fff) == stamp & !0x7fff
 }
 
 /// Who may use a cell.
 pub fn owner(m: &impl Machine, cell: u64) -> u64 {
-    value(m, cell) & 0x7fff
+    m.tables().cell_owners.get(cell as usize).map_or(0, |owner| owner.load(Relaxed).into())
 }
 
-/// Makes stale what carries the cell, and gives the cell to `owner`.
-pub fn bump(m: &impl Machine, cell: u64, owner: u64) {
+/// Gives a cell to another owner; what carries it stays live.
+pub fn give(m: &impl Machine, cell: u64, owner: u64) {
+    if let Some(place) = m.tables().cell_owners.get(cell as usize) {
+        place.store(owner as u8, Relaxed);
+    }
+}
+
+/// Makes stale what carries the cell, and gives the cell, which is for `what` (an object, or 0), to `owner`.
+#[inline(never)]
+pub fn bump(m: &impl Machine, cell: u64, owner: u64, what: u64) {
     let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
-    cell_word(m, cell).store(next << 16 | owner, SeqCst);
+    give(m, cell, owner);
+    cell_word(m, cell).store(next << 16 | what, SeqCst);
 }
 
-/// Bit of a cell's owner field: an object ends with it, so `take_back` must not.
+/// Bit of a cell: an object ends with it, so `take_back` must not.
 pub const OBJECT: u64 = 1 << 15;
 
 /// The cell belongs to `caller` and to no object.
+#[inline(never)]
 pub fn check_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusal> {
     match cell {
         MAX_CELLS.. => Err(Refusal::BadArgument),
@@ -178,12 +187,14 @@ pub fn find(
 }
 
 /// The slot exists and is empty: its head.
+#[inline(never)]
 pub fn check_empty(m: &impl Machine, environment: &Environment, slot: u64) -> Result<u64, Refusal> {
     let head = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?[0].load(Relaxed);
     if head & KIND == 0 { Ok(head) } else { Err(Refusal::SlotTaken) }
 }
 
 /// Writes a binding into an empty slot.
+#[inline(never)]
 pub fn write(m: &impl Machine, environment: &Environment, slot: u64, binding: &Binding) -> Result<(), Refusal> {
     let old = check_empty(m, environment, slot)?;
     put(m, environment, slot, old, binding)
@@ -207,7 +218,7 @@ pub fn put(m: &impl Machine, to: &Environment, slot: u64, old: u64, new: &Bindin
 pub fn restrict(m: &impl Machine, environment: &Environment, handle: u64, rights: u64) -> Result<(), Refusal> {
     let old = read(m, environment, handle)?;
     Refusal::BadArgument.when(rights > 0xff)?;
-    let kept = old.head & rights << 8;
+    let kept = old.head & rights << RIGHTS_SHIFT;
     let head = if kept == 0 { 0 } else { old.head & !RIGHTS | kept };
     put(m, environment, handle, old.head, &Binding { head, ..old }).map_err(|_| Refusal::BadHandle)
 }

@@ -1,24 +1,19 @@
 //! Gates: protected control transfer, and the chains it makes.
 //!
-//! A chain is a row of vcores, each in `call` but the last. `callee` leads down, `caller` up. Whoever ends a link first wins the caller's state word
-//! (`Calling` → something else); the word counts calls, so that an answer to an earlier call cannot be taken for one to the present.
+//! A chain is a row of vcores, each in `call` but the last. `callee` leads down, `caller` up. A call ends when its callee's `caller` is taken out, by one
+//! atomic: the reply, the deadline or a death, whichever comes first, decides how the caller goes on. (No gate opens before its `reply_wait`,
+//! so a late reply finds nothing, and never the next call.)
 
 use crate::binding::{self, Binding, Copy};
 use crate::call::Outcome;
 use crate::environment::Environment;
 use crate::machine::Machine;
-use crate::vcore::{self, ACCEPTS, ONE_CALL, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
+use crate::vcore::{self, ACCEPT_SHIFT, ACCEPTS, DEADLINE, Link, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
 use crate::{event, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{call_flag, reply_flag};
-use exo_abi::control_page::FloatingPoint;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal};
-
-/// Where the count of calls above stands in `Vcore::caller`.
-pub const DEPTH: u32 = 56;
-/// From running to calling, one call more.
-pub const BEGIN_CALL: u64 = (((State::Calling as u64) - (State::Running as u64)) << 48) + ONE_CALL;
 
 /// Saves where the running vcore goes on; with x0 = 0 and no events if it goes on by [`Resume::Events`] and waits for none.
 #[inline(always)]
@@ -33,18 +28,13 @@ pub fn suspend(m: &impl Machine, me: VcoreRef) {
 /// Goes up a chain until `found`: what it was found for, or the first vcore.
 fn up(m: &impl Machine, mut at: VcoreRef, found: impl Fn(VcoreRef) -> bool) -> VcoreRef {
     for _ in 0..=MAX_CHAIN_CALLS {
-        let caller = VcoreRef::from_word(m.vcore(at).caller.load(Acquire));
+        let caller = m.vcore(at).serves();
         if found(at) || !caller.exists() {
             break;
         }
         at = caller;
     }
     at
-}
-
-/// The first vcore of the chain.
-pub fn root(m: &impl Machine, reference: VcoreRef) -> VcoreRef {
-    up(m, reference, |_| false)
 }
 
 /// `owner` is above `end` in its chain, or is it.
@@ -67,62 +57,59 @@ fn sent(
     let source = binding::read(m, environment, word & 0xffff)?;
     let copy = binding::derive(m, environment.number(), &source, &Copy { rights: word >> 16, ..Copy::default() })?;
     if to.exists() {
-        let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
-        Refusal::SlotTaken.when(slot & ACCEPTS == 0)?;
-        binding::check_empty(m, m.environment(to.environment()), slot & !ACCEPTS)?;
+        let slot = m.vcore(to).accepts().ok_or(Refusal::SlotTaken)?;
+        binding::check_empty(m, m.environment_of(to), slot)?;
     }
     Ok(Some(copy))
 }
 
-/// Notes the slot in which a vcore now accepts a binding; 0 flag: none.
-fn accept(m: &impl Machine, environment: &Environment, vcore: &Vcore, flag: u64, slot: u64) -> Result<(), Refusal> {
-    let address = vcore.control_address.load(Relaxed) & !0xfff;
-    if flag != 0 {
-        binding::check_empty(m, environment, slot)?;
-    }
-    vcore.control_address.store(if flag == 0 { address } else { address | ACCEPTS | slot }, Relaxed);
-    Ok(())
+/// What [`Vcore::mask`] says of the slot in which a binding is accepted; 0 flag: none.
+fn accept(m: &impl Machine, environment: &Environment, flag: u64, slot: u64) -> Result<u64, Refusal> {
+    if flag == 0 { Ok(0) } else { binding::check_empty(m, environment, slot).map(|_| ACCEPTS | slot << ACCEPT_SHIFT) }
 }
 
 /// Puts a binding into the slot that `to` accepts it in. Answers x8. Somebody of the receiver's own environment may have filled the slot: then nothing arrives.
 fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
     let Some(binding) = sent else { return 0 };
-    let slot = m.vcore(to).control_address.load(Relaxed) & 0xfff;
-    let environment = m.environment(to.environment());
-    (slot & ACCEPTS != 0 && binding::write(m, environment, slot & !ACCEPTS, binding).is_ok()) as u64
+    let environment = m.environment_of(to);
+    m.vcore(to).accepts().is_some_and(|slot| binding::write(m, environment, slot, binding).is_ok()) as u64
 }
 
 /// `call`.
 #[inline(never)]
 pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let flags = x[0] & !0xffff;
     Refusal::BadArgument.when(flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0)?;
     let gate = binding::find(m, environment, x[0] & 0xffff, BindingKind::Gate, Rights::GATE_CALL)?;
     let target = VcoreRef::from_word(gate.object);
     let callee = m.vcore(target);
-    let depth = (vcore.caller.load(Relaxed) >> DEPTH) + 1;
-    Refusal::TooDeep.when(depth > MAX_CHAIN_CALLS)?;
+    let link = core.link();
+    Refusal::TooDeep.when(link.has(Link::DEEP))?;
     is_open(callee.word())?;
     let travels = sent(m, environment, flags & call_flag::SEND, x[9], target)?;
     let deadline = if flags & call_flag::DEADLINE != 0 { x[8] } else { 0 };
     Refusal::DeadlineMissed.when(flags & call_flag::DEADLINE != 0 && deadline <= m.now())?;
-    accept(m, environment, vcore, flags & call_flag::ACCEPT, x[10])?;
+    let mut mask = accept(m, environment, flags & call_flag::ACCEPT, x[10])?;
     if !callee.go(m, State::Gate, |word| word.in_state(State::Running)) {
         return is_open(callee.word()).and(Err(Refusal::Busy));
     }
     // From here nothing refuses.
     suspend(m, me);
-    callee.caller.store(me.0 | depth << DEPTH, Release);
-    vcore.callee.store(target.0, Release);
-    vcore.alarm.store(deadline, Relaxed);
-    vcore.state.fetch_add(BEGIN_CALL, AcqRel);
-    slice::note_alarm(m, vcore, deadline);
+    if deadline != 0 {
+        vcore.alarm.store(deadline, Relaxed);
+        mask |= DEADLINE;
+    }
+    vcore.mask.store(mask, Relaxed);
+    let below = link.call(gate.object);
+    callee.caller.store(link.plain(mask == 0).0, Release);
+    vcore.callee.store(below.0, Release);
+    slice::note_alarm(m, me, deadline);
     x[0] = gate.badge;
     x[8] = hand_over(m, target, travels.as_ref());
-    core.set_running(target);
+    core.set_link(below);
     Ok(Outcome::Deliver(target))
 }
 
@@ -139,36 +126,41 @@ fn is_open(word: StateWord) -> Result<(), Refusal> {
 #[inline(never)]
 pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let (mask, flags) = (x[0] & PENDING, x[0] & !PENDING);
     Refusal::BadArgument.when(flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0)?;
-    let link = vcore.caller.load(Acquire);
-    let caller = VcoreRef::from_word(link);
-    let travels = sent(m, environment, flags & reply_flag::SEND, x[9], caller)?;
-    accept(m, environment, vcore, flags & reply_flag::ACCEPT, x[10])?;
+    let travels = sent(m, environment, flags & reply_flag::SEND, x[9], vcore.serves())?;
+    let accepts = accept(m, environment, flags & reply_flag::ACCEPT, x[10])?;
     // From here nothing refuses.
-    let alarm = if flags & reply_flag::ALARM != 0 { x[8] } else { 0 };
     suspend(m, me);
-    vcore.mask.store(mask, Relaxed);
-    vcore.alarm.store(alarm, Relaxed);
-    let direct = core.base() != me;
-    let arrived = if caller.exists() { answer(m, me, caller, direct, travels.as_ref(), x) } else { None };
-    // Nobody claims this gate before its state says so: the link can go first.
-    vcore.caller.store(0, Release);
-    slice::note_alarm(m, vcore, alarm);
+    vcore.mask.store(mask | accepts, Relaxed);
+    if flags & reply_flag::ALARM != 0 {
+        vcore.alarm.store(x[8], Relaxed);
+        slice::note_alarm(m, me, x[8]);
+    }
+    let direct = !core.link().has(Link::OWN);
+    let caller = take_caller(m, vcore);
+    let arrived = caller.map(|caller| {
+        let caller = VcoreRef::from_word(caller.0);
+        let arrived = hand_over(m, caller, travels.as_ref());
+        if !direct {
+            release(m, caller, &[0, x[1], x[2], x[3], x[4], x[5], x[6], x[7], arrived]);
+        }
+        arrived
+    });
     let ends = |word: StateWord| word.pending() & mask != 0;
-    let old =
-        vcore.update(m, |word| Some(if ends(word) { word.ready(Resume::Events) } else { word.in_state(State::Gate) }));
+    let old = vcore.update(m, |word| Some(if ends(word) { word.ready(Resume::Events) } else { word.open() }));
     let opened = !old.is_some_and(ends);
-    match arrived {
-        Some(arrived) if direct => {
+    match (arrived, caller) {
+        (Some(arrived), Some(caller)) if direct => {
             if !opened {
                 event::make_runnable(m, me);
             }
-            core.set_running(caller);
+            m.vcore(VcoreRef::from_word(caller.0)).mask.store(0, Relaxed);
+            core.set_link(caller.plain(true));
             (x[0], x[8]) = (0, arrived);
-            Ok(Outcome::Deliver(caller))
+            Ok(Outcome::Deliver(core.me()))
         }
         // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
         _ if !opened && vcore.go(m, State::Ready, |word| word.in_state(State::Running)) => {
@@ -178,42 +170,23 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
     }
 }
 
-/// Ends `caller`'s call, if it still is in that call of `callee`: it is in state `next` then.
-fn end(m: &impl Machine, callee: VcoreRef, caller: VcoreRef, next: State) -> bool {
-    let vcore = m.vcore(caller);
-    let this = |word: StateWord| word.is(State::Calling) && VcoreRef(vcore.callee.load(Acquire)) == callee;
-    let ended = vcore.update(m, |word| this(word).then(|| word.in_state(next))).is_some();
-    if ended {
-        vcore.alarm.store(0, Relaxed);
+/// Ends the call that a vcore serves, if it still does: the caller's link. Its results are the business of who ended the call; meanwhile no core runs it.
+fn take_caller(m: &impl Machine, vcore: &Vcore) -> Option<Link> {
+    let link = Link(vcore.caller.swap(0, AcqRel));
+    let caller = m.vcore(Some(VcoreRef::from_word(link.0)).filter(|caller| caller.exists())?);
+    caller.callee.store(0, Relaxed);
+    if caller.mask.load(Relaxed) & DEADLINE != 0 {
+        caller.alarm.store(0, Relaxed);
     }
-    ended
+    Some(link)
 }
 
-/// Ends the caller's call with the words in `x`, if it still waits for this very call: it runs on here (`direct`), or is ready. Answers whether a binding arrived.
-fn answer(
-    m: &impl Machine,
-    me: VcoreRef,
-    caller: VcoreRef,
-    direct: bool,
-    travels: Option<&Binding>,
-    x: &[u64; 11],
-) -> Option<u64> {
-    // Held while the results are written: no core may run it yet, and nobody can end its call a second time.
-    if !end(m, me, caller, if direct { State::Running } else { State::Held }) {
-        return None;
-    }
-    m.vcore(caller).callee.store(0, Relaxed);
-    let arrived = hand_over(m, caller, travels);
-    if !direct {
-        release(m, caller, &[0, x[1], x[2], x[3], x[4], x[5], x[6], x[7], arrived]);
-    }
-    Some(arrived)
-}
-
-/// A vcore held at the end of its call goes on with these results.
+/// Who was in a call that has ended goes on with these results.
 fn release(m: &impl Machine, caller: VcoreRef, results: &[u64; 9]) {
-    let control = vcore::control(m, m.vcore(caller));
+    let vcore = m.vcore(caller);
+    let control = vcore::control(m, vcore);
     results.iter().enumerate().for_each(|(index, value)| control.set(word!(result) + index, *value));
+    vcore.mask.store(0, Relaxed);
     event::go_on(m, caller, Resume::Result);
 }
 
@@ -223,49 +196,38 @@ fn failed(refusal: Refusal) -> [u64; 9] {
 }
 
 /// The callee died or stopped: who called it is told.
-pub fn fail_caller(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, refusal: Refusal) {
-    let link = vcore.caller.load(Acquire);
-    let caller = VcoreRef::from_word(link);
-    if caller.exists() && end(m, reference, caller, State::Held) {
-        m.vcore(caller).callee.store(0, Relaxed);
-        release(m, caller, &failed(refusal));
+pub fn fail_caller(m: &impl Machine, vcore: &Vcore, refusal: Refusal) {
+    if let Some(link) = take_caller(m, vcore) {
+        release(m, VcoreRef::from_word(link.0), &failed(refusal));
     }
-    vcore.caller.store(0, Release);
 }
 
 /// The deadline of a call passed.
 pub fn miss_deadline(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
-    if end(m, VcoreRef(vcore.callee.load(Acquire)), reference, State::Held) {
-        abandon_callee(m, reference, vcore);
+    if abandon_callee(m, reference, vcore) {
         release(m, reference, &failed(Refusal::DeadlineMissed));
     }
 }
 
-/// The caller is gone, or waits no longer: the link is cleared and the callee told by CUT. The chain's FP/SIMD registers stay with the part that goes on working.
-pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
-    let target = VcoreRef(vcore.callee.swap(0, AcqRel));
+/// Ends the call of a vcore that is gone, or waits no longer; the callee is told by CUT. False: it was in no call, or somebody else has ended it.
+pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) -> bool {
+    let target = vcore.calls();
     if !target.exists() {
-        return;
+        return false;
     }
     let (callee, core) = (m.vcore(target), m.core());
     let link = callee.caller.load(Acquire);
     if VcoreRef::from_word(link) != reference {
-        return;
+        return false;
     }
-    let root = root(m, reference);
-    let from = m.vcore(root).control_frame();
-    if core.fp.load(Relaxed) == root.0 {
-        m.save_fp(from);
-        core.fp.store(0, Relaxed);
+    // Once again if it has just begun to run by its own claim: that changes the link once.
+    let take = |link| callee.caller.compare_exchange(link, 0, AcqRel, Relaxed);
+    if take(link).is_err() && take(Link(link).plain(false).0).is_err() {
+        return false;
     }
-    // Whoever calls it meanwhile is somebody else: this caller cannot, before its own call has ended.
-    if callee.caller.compare_exchange(link, 0, AcqRel, Relaxed).is_err() {
-        return;
-    }
-    let (from, to) = (m.words(from), m.words(callee.control_frame()));
-    let fp = word!(fp)..word!(fp) + size_of::<FloatingPoint>() / 8;
-    fp.for_each(|index| to[index].store(from[index].load(Relaxed), Relaxed));
+    vcore.callee.store(0, Relaxed);
     event::raise(m, target, 1 << exo_abi::event::CUT);
     core.reschedule.store(1, Relaxed);
     slice::arm(m);
+    true
 }

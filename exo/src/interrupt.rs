@@ -1,7 +1,7 @@
 //! Interrupt lines: bound to an event of a vcore, masked from the interrupt until the driver acknowledges.
 //!
 //! ```text
-//! word 0  | 53 event 48 | 43 vcore 0 |        word 1  | 63 what the cell must hold 16 | 15 cell 0 |
+//! word 0  | vcore, event in 5:0 |             word 1  | 63 what the cell must hold 16 | 15 cell 0 |
 //! ```
 //! A line carries the cell of the Irq binding that bound it. When that was taken back the line is free for others, and what fires still is dropped.
 
@@ -9,7 +9,7 @@ use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Line, Machine, Trigger};
-use crate::vcore::{self, VcoreRef};
+use crate::vcore::VcoreRef;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
@@ -17,7 +17,6 @@ use exo_abi::Refusal;
 pub const FIRST_SHARED: u64 = 32;
 /// Words of a line in [`crate::machine::Found`].
 pub const WORDS_PER_LINE: u64 = 2;
-const EVENT_SHIFT: u32 = 48;
 
 /// The words of a line.
 fn words<M: Machine>(m: &M, line: u64) -> Option<&[AtomicU64; 2]> {
@@ -30,35 +29,32 @@ fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
     if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
 }
 
-/// Routes a line, which `by` covers, as `event` to a vcore of the caller's.
-pub fn bind(
-    m: &impl Machine,
-    environment: &Environment,
-    by: &Binding,
-    line: u64,
-    index: u64,
-    event: u64,
-    trigger: Trigger,
-) -> Result<(), Refusal> {
+/// Changes how a line is treated, where that need not be fast.
+#[inline(never)]
+fn set(m: &impl Machine, line: u64, to: Line) {
+    m.set_line(line, to);
+}
+
+/// Routes a line, which `by` covers, as `event` to a vcore.
+pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64, mode: Trigger) -> Result<(), Refusal> {
     let words = words(m, line).ok_or(Refusal::BadArgument)?;
-    let (reference, vcore) = vcore::of(environment, index)?;
     let old = words[0].load(Acquire);
     let holder = holder(m, words);
-    Refusal::InUse.when(holder.exists() && holder.environment() != environment.frame())?;
+    Refusal::InUse.when(holder.exists() && holder.environment() != to.environment())?;
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
-    words[0].store(reference.0 | event << EVENT_SHIFT, Release);
-    environment.has_lines.store(1, Relaxed);
-    m.set_line(line, Line::Routed(vcore.home(), trigger));
+    words[0].store(to.0 | event, Release);
+    m.environment_of(to).has_lines.store(1, Relaxed);
+    set(m, line, Line::Routed(crate::vcore::home(m, to), mode));
     Ok(())
 }
 
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
-    Refusal::NotYours.when(!holder.exists() || holder.environment() != environment.frame())?;
-    m.set_line(line, Line::Unmasked);
+    Refusal::NotYours.when(!holder.is_of(environment.frame()))?;
+    set(m, line, Line::Unmasked);
     Ok(())
 }
 
@@ -68,13 +64,13 @@ pub fn fired(m: &impl Machine, line: u64) {
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
     let holder = holder(m, words);
-    let event = 1 << (word >> EVENT_SHIFT & 63);
+    let event = 1 << (word & 63);
     if holder.exists() {
         if !event::wake_by_interrupt(m, holder, event) {
             event::raise(m, holder, event);
         }
     } else if word != 0 {
-        m.set_line(line, Line::Retired);
+        set(m, line, Line::Retired);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
     }
 }
@@ -87,8 +83,8 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
     for (line, words) in m.found().lines.as_chunks::<2>().0.iter().enumerate() {
         let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
-        if holder.exists() && holder.environment() == environment.frame() {
-            m.set_line(line as u64, Line::Retired);
+        if holder.is_of(environment.frame()) {
+            set(m, line as u64, Line::Retired);
             let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }
     }

@@ -1,46 +1,60 @@
 //! Vcores: contexts that a core can run.
 //!
 //! State and pending events are one word: every claim, wait and wake is one atomic on it. Whoever runs a vcore has first won
-//! [`State::Ready`] → [`State::Running`]; whoever answers a caller has first won its [`State::Calling`].
+//! [`State::Ready`] or [`State::Gate`] → [`State::Running`].
 //!
 //! ```text
 //! 63     56 55    52 51   48 47                                   0
-//! | calls  | resume | state | pending events                        |
+//! |   0    | resume | state | pending events                        |
 //! ```
-//! `calls` counts the calls a vcore began, so that an answer to an earlier one finds the word changed.
+//! An open gate behind which nothing is pending is 0.
 
 use crate::environment::Environment;
-use crate::machine::{Machine, Words, numbers};
-use crate::{event, frame, gate};
+use crate::machine::{MAX_SPAN, Machine, Words, linear, numbers};
+use crate::{event, frame, gate, remote};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::stop_reason;
 use exo_abi::control_page::Frame;
 use exo_abi::{EVENTS, Pfn, Refusal};
 
-/// Names a vcore: its physical address / 64. The first vcore of an environment lies 512 bytes into its frame.
+/// Names a vcore: its kernel address. The first vcore of an environment lies 512 bytes into its frame.
+///
+/// In words that hold more, the low six bits are a number of an event, and the top byte, which the processor ignores in addresses (TCR_EL1.TBI1), is
+/// what [`Link`] says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VcoreRef(pub u64);
 
 impl VcoreRef {
     /// No vcore.
     pub const NONE: VcoreRef = VcoreRef(0);
-    const MASK: u64 = (1 << 44) - 1;
 
     /// Vcore `index` of the environment in a frame.
     pub const fn new(environment: Pfn, index: u64) -> VcoreRef {
-        VcoreRef(environment.0 << 6 | (index + 8))
+        VcoreRef(linear(environment) | (index + 8) << 6)
     }
-    /// The reference in the low bits of a word that holds more.
+    /// The reference in a word that holds more.
     pub const fn from_word(word: u64) -> VcoreRef {
-        VcoreRef(word & Self::MASK)
+        if word == 0 { VcoreRef::NONE } else { VcoreRef::from_link(word) }
     }
-    /// The frame of its environment.
+    /// The same for a word that is not 0.
+    pub const fn from_link(word: u64) -> VcoreRef {
+        VcoreRef((word | !0 << LINK_SHIFT) & !63)
+    }
+    /// The frame of its environment, modulo the span of the linear map: for [`Machine::environment`].
     pub const fn environment(self) -> Pfn {
-        Pfn(self.0 >> 6)
+        Pfn((self.0 & (MAX_SPAN - 1)) >> 12)
+    }
+    /// It is one of the environment in this frame.
+    pub const fn is_of(self, environment: Pfn) -> bool {
+        self.0 & !0xfff == linear(environment)
+    }
+    /// Its place in the environment's frame.
+    const fn place(self) -> usize {
+        (self.0 >> 6 & 63) as usize
     }
     /// Its index in the environment.
     pub const fn index(self) -> u64 {
-        (self.0 & 63) - 8
+        self.place() as u64 - 8
     }
     /// Not [`VcoreRef::NONE`].
     pub const fn exists(self) -> bool {
@@ -48,25 +62,66 @@ impl VcoreRef {
     }
 }
 
+/// Where the top byte of an address begins.
+const LINK_SHIFT: u32 = 56;
+
+/// A vcore in its chain: what [`crate::slice::Core::vcore`] and [`Vcore::caller`] hold. In the top byte: calls above it (2:0),
+/// [`Link::DEEP`], [`Link::OWN`], [`Link::PLAIN`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link(pub u64);
+
+impl Link {
+    /// One call.
+    const ONE: u64 = 1 << LINK_SHIFT;
+    /// The calls above.
+    pub const DEPTH: u64 = 7 << LINK_SHIFT;
+    /// The bit of: there are as many calls above as a chain can have.
+    pub const DEEP: u32 = LINK_SHIFT + 3;
+    /// The bit of: it runs by its own claim, and who calls it waits.
+    pub const OWN: u32 = LINK_SHIFT + 6;
+    /// The bit of: when its call ends it runs on there, and nothing else is to be done (a deadline to be forgotten, a binding to be taken).
+    pub const PLAIN: u32 = LINK_SHIFT + 7;
+
+    /// A vcore whose caller has this link (0: none) runs by its own claim.
+    pub const fn own(vcore: VcoreRef, caller: u64) -> Link {
+        let depth = if caller == 0 { 0 } else { (caller & Link::DEPTH) + Link::ONE };
+        Link(vcore.0 & !(!0 << LINK_SHIFT) | 1 << Link::PLAIN | 1 << Link::OWN | depth)
+    }
+    /// What a gate's binding names: the first call's.
+    pub const fn first(vcore: VcoreRef) -> Link {
+        Link(vcore.0 & !(!0 << LINK_SHIFT) | 1 << Link::PLAIN | Link::ONE)
+    }
+    /// Whom this one calls, by a gate of this object.
+    pub const fn call(self, object: u64) -> Link {
+        Link(object + (self.0 & Link::DEPTH))
+    }
+    /// One of the bits.
+    pub const fn has(self, bit: u32) -> bool {
+        self.0 >> bit & 1 != 0
+    }
+    /// The same, plain or not.
+    pub const fn plain(self, plain: bool) -> Link {
+        Link(self.0 & !(1 << Link::PLAIN) | (plain as u64) << Link::PLAIN)
+    }
+}
+
 numbers! {
     /// What a vcore is doing.
     State {
-        /// It does not exist.
-        None = 0,
-        /// New, halted, faulted or stopped.
-        Stopped = 1,
-        /// Could run.
-        Ready = 2,
-        /// Its call has ended and its results are being written.
-        Held = 3,
-        /// A core runs it.
-        Running = 4,
-        /// In `reply_wait` with its gate open. (One bit from running, so that the vectors change it by one instruction; so is the next.)
-        Gate = 5,
-        /// In `call`.
-        Calling = 6,
+        /// In `reply_wait` with its gate open.
+        Gate = 0,
         /// In `wait`.
-        Waiting = 7,
+        Waiting = 1,
+        /// A core runs it, or it is in a call.
+        Running = 2,
+        /// New, halted, faulted or stopped. (From here on whoever raises an event has nobody to wake or interrupt.)
+        Stopped = 4,
+        /// Could run.
+        Ready = 5,
+        /// It is being started.
+        Held = 6,
+        /// It does not exist.
+        None = 7,
     }
 }
 
@@ -90,8 +145,6 @@ pub struct StateWord(pub u64);
 pub const PENDING: u64 = (1 << EVENTS) - 1;
 const STATE: u64 = 0xf << 48;
 const RESUME: u64 = 0xf << 52;
-/// One call more.
-pub const ONE_CALL: u64 = 1 << 56;
 
 impl StateWord {
     /// What the vcore is doing.
@@ -122,10 +175,13 @@ impl StateWord {
     pub const fn ready(self, resume: Resume) -> StateWord {
         StateWord(self.0 & !(STATE | RESUME) | (State::Ready as u64) << 48 | (resume as u64) << 52)
     }
-    /// It is in `wait` or `reply_wait`: the only states with both of these bits.
+    /// Its gate is open.
+    pub const fn open(self) -> StateWord {
+        StateWord(self.pending())
+    }
+    /// It is in `wait` or `reply_wait`.
     pub const fn waits(self) -> bool {
-        const BITS: u64 = (State::Waiting as u64 & State::Gate as u64) << 48;
-        self.0 & BITS == BITS
+        self.0 & STATE <= (State::Waiting as u64) << 48
     }
 }
 
@@ -135,24 +191,28 @@ impl StateWord {
 pub struct Vcore {
     /// [`StateWord`].
     pub state: AtomicU64,
-    /// Frame of the control page in bits 39:0, home core in 63:48.
+    /// Kernel address of the control page.
     pub control: AtomicU64,
-    /// While waiting: the events that end it. While stopped: the reason.
-    pub mask: AtomicU64,
-    /// Who is being served: a [`VcoreRef`] in 43:0, calls above in the chain in 63:56.
+    /// User address of the control page.
+    pub control_address: AtomicU64,
+    /// Who is being served: its [`Link`], or 0. Whoever takes it out ends the call: a reply, a death, a deadline.
     pub caller: AtomicU64,
-    /// Whom it calls.
+    /// Whom it calls: a [`Link`], or 0.
     pub callee: AtomicU64,
+    /// While waiting: the events that end it. In a call: [`DEADLINE`]. In both: [`ACCEPTS`]. While stopped: the reason.
+    pub mask: AtomicU64,
     /// When to wake it, or when its call must have been answered; 0: never. While stopped: the code of `halt`.
     pub alarm: AtomicU64,
     /// Its positions in its home core's slice vector.
     pub slots: AtomicU64,
-    /// User address of the control page; below bit 12: the slot in which it accepts a binding, with [`ACCEPTS`].
-    pub control_address: AtomicU64,
 }
 
-/// Bit of [`Vcore::control_address`]: a binding may come with the next message.
-pub const ACCEPTS: u64 = 1 << 11;
+/// Bit of [`Vcore::mask`]: a binding may come with the next message, into the slot in the bits from [`ACCEPT_SHIFT`] on.
+pub const ACCEPTS: u64 = 1 << 63;
+/// Where that slot stands.
+pub const ACCEPT_SHIFT: u32 = 48;
+/// Bit of [`Vcore::mask`]: the alarm is the deadline of its call.
+pub const DEADLINE: u64 = 1 << 62;
 
 impl Vcore {
     /// The current state word.
@@ -177,13 +237,22 @@ impl Vcore {
     pub fn go(&self, m: &impl Machine, from: State, to: impl Fn(StateWord) -> StateWord) -> bool {
         self.update(m, |word| word.is(from).then(|| to(word))).is_some()
     }
-    /// The frame of its control page.
+    /// The frame of its control page, modulo the span of the linear map: for [`Machine::words`].
     pub fn control_frame(&self) -> Pfn {
-        Pfn(self.control.load(Relaxed) & 0xff_ffff_ffff)
+        VcoreRef(self.control.load(Relaxed)).environment()
     }
-    /// The core whose slices it may own.
-    pub fn home(&self) -> u64 {
-        self.control.load(Relaxed) >> 48
+    /// Whom it calls.
+    pub fn calls(&self) -> VcoreRef {
+        VcoreRef::from_word(self.callee.load(Acquire))
+    }
+    /// Whom it serves.
+    pub fn serves(&self) -> VcoreRef {
+        VcoreRef::from_word(self.caller.load(Acquire))
+    }
+    /// The slot in which it accepts a binding.
+    pub fn accepts(&self) -> Option<u64> {
+        let mask = self.mask.load(Relaxed);
+        (mask & ACCEPTS != 0).then_some(mask >> ACCEPT_SHIFT & 0x3ff)
     }
     /// Takes pending events of a set.
     #[inline(always)]
@@ -227,12 +296,17 @@ impl<'a> Control<'a> {
     }
 }
 
+/// The core whose slices a vcore may own.
+pub fn home(m: &impl Machine, vcore: VcoreRef) -> u64 {
+    m.environment_of(vcore).homes[vcore.place()].load(Relaxed).into()
+}
+
 /// Words of a [`Frame`].
 pub const FRAME_WORDS: usize = size_of::<Frame>() / 8;
 
 /// The control page of a vcore.
 pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
-    Control(m.words(vcore.control_frame()))
+    Control(m.control_page(vcore))
 }
 
 /// A vcore of an environment that was created.
@@ -275,8 +349,9 @@ pub fn create(
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     Refusal::WrongState.when(!vcore.word().is(State::None))?;
     let pool = environment.pool();
-    frame::become_object(m, pool, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
-    vcore.control.store(page.0 | home << 48, Relaxed);
+    frame::turn_into(m, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
+    vcore.control.store(linear(page), Relaxed);
+    environment.homes[VcoreRef::new(page, index).place()].store(home as u16, Relaxed);
     vcore.control_address.store(address, Relaxed);
     vcore.mask.store(stop_reason::NEW, Relaxed);
     set_start(m, vcore, start);
@@ -300,29 +375,29 @@ pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<
     Ok(())
 }
 
-/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which is interrupted.
+/// Stops a vcore that does not run on another core; who called it, and whom it called, are told. `Again` if it runs on another core, which stops it.
 pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, code: u64) -> Result<(), Refusal> {
-    let running_here = m.core().running() == reference;
-    let old = vcore.update(m, |word| match word.state() {
+    // Who is in a call runs nowhere once the call has been ended here.
+    let mine = m.core().running() == reference || gate::abandon_callee(m, reference, vcore);
+    let stopped = vcore.update(m, |word| match word.state() {
         State::None | State::Stopped | State::Held => None,
-        State::Running if !running_here => None,
-        _ => Some(word.in_state(State::Stopped)),
+        State::Running if !mine => None,
+        _ => Some(word.in_state(State::Held)),
     });
-    let Some(old) = old else {
+    if stopped.is_none() {
         return match vcore.word().state() {
             State::None | State::Stopped => Err(Refusal::WrongState),
             State::Running => {
-                m.interrupt_core(vcore.home());
+                remote::stop(m, reference);
                 Err(Refusal::Again)
             }
             _ => Err(Refusal::Again),
         };
-    };
+    }
+    // Held until the reason stands there: who finds it stopped may report, or start it anew.
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
-    if old.is(State::Calling) {
-        gate::abandon_callee(m, reference, vcore);
-    }
-    gate::fail_caller(m, reference, vcore, Refusal::Died);
+    vcore.update(m, |word| Some(word.in_state(State::Stopped)));
+    gate::fail_caller(m, vcore, Refusal::Died);
     Ok(())
 }

@@ -31,12 +31,27 @@ pub struct Wish {
     pub bin: Option<String>,
 }
 
+/// Which way calls take through the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Paths {
+    /// What is plain is done in the vectors.
+    #[default]
+    Short,
+    /// All of them go through Rust: the twin, for comparison.
+    General,
+}
+
 /// Builds the kernel and says where its ELF is.
-pub fn kernel(progress: &Progress) -> Result<PathBuf> {
+pub fn kernel(paths: Paths, progress: &Progress) -> Result<PathBuf> {
     let folder = folders::repository().join("exo");
     progress.step("building the kernel");
-    let arguments = ["--package", "exo", "--features", "kernel", "--target", KERNEL_TARGET];
-    let built = build(&arguments, progress)?;
+    // The twin has a folder of its own: the name of the file is the same, and others may be reading it.
+    let (features, target) = match paths {
+        Paths::Short => ("kernel", folders::target()),
+        Paths::General => ("kernel,general-paths", folders::target().join("general")),
+    };
+    let arguments = ["--package", "exo", "--features", features, "--target", KERNEL_TARGET];
+    let built = build(&arguments, &target, progress)?;
     binary(&built, &Wish { folder, bin: None })
 }
 
@@ -63,7 +78,7 @@ pub fn programs(wishes: &[(Wish, Place)], progress: &Progress) -> Result<Vec<Pat
             _ => arguments.extend(names.iter().flat_map(|name| ["--package".to_string(), name.clone()])),
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let built = build(&arguments, progress).map_err(|error| error.at(&group[0].1))?;
+        let built = build(&arguments, &folders::target(), progress).map_err(|error| error.at(&group[0].1))?;
         for (wish, place) in group {
             known.insert(wish.clone(), binary(&built, wish).map_err(|error| error.at(place))?);
         }
@@ -78,13 +93,13 @@ struct Made {
     file: PathBuf,
 }
 
-fn build(arguments: &[&str], progress: &Progress) -> Result<Vec<Made>> {
+fn build(arguments: &[&str], target: &Path, progress: &Progress) -> Result<Vec<Made>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--release", "--message-format", "json"])
         .args(arguments)
         .arg("--target-dir")
-        .arg(folders::target())
+        .arg(target)
         .current_dir(folders::repository())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

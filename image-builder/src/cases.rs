@@ -1,9 +1,11 @@
 //! Images that are run as tests: on which machine, with what input, what must and what must not appear.
 
 use crate::build;
+use crate::cargo::Paths;
 use crate::emulator::{self, End};
 use crate::error::{Error, Result};
 use crate::machine::MachineOptions;
+use crate::policy::Policy;
 use crate::progress::Progress;
 use std::time::Duration;
 
@@ -32,6 +34,10 @@ pub struct Case {
     pub code: i32,
     /// When it is taken for hanging.
     pub limit: Duration,
+    /// Which way calls take through the kernel.
+    pub paths: Paths,
+    /// Arguments for the last program, in the place of those in the image file.
+    pub arguments: Option<Vec<String>>,
 }
 
 impl Case {
@@ -45,12 +51,20 @@ impl Case {
             forbidden: Vec::new(),
             code: 0,
             limit: HANGS,
+            paths: Paths::Short,
+            arguments: None,
         }
     }
 
     /// On this machine.
     pub fn on(mut self, options: MachineOptions) -> Case {
         self.options = options;
+        self
+    }
+
+    /// With this kernel.
+    pub fn through(mut self, paths: Paths) -> Case {
+        self.paths = paths;
         self
     }
 
@@ -79,11 +93,19 @@ impl Case {
 
     /// Builds and runs it; answers the output.
     pub fn run(&self) -> Result<String> {
-        let built = build::build(&build::find(&self.image)?, &self.options, &Progress::Silent)?;
+        let built = build::build_with(&self.policy()?, &self.options, self.paths, &Progress::Silent)?;
         let arguments = emulator::arguments(&built, &self.options, &[]);
         let captured = emulator::captured(&arguments, self.input.as_bytes(), self.limit)?;
         self.judge(captured.end, &captured.output)?;
         Ok(captured.output)
+    }
+
+    fn policy(&self) -> Result<Policy> {
+        let mut policy = build::find(&self.image)?;
+        if let (Some(arguments), Some(program)) = (&self.arguments, policy.image.programs.last_mut()) {
+            program.get_mut().args.clone_from(arguments);
+        }
+        Ok(policy)
     }
 
     /// Whether a run that ended so, with this output, is what was wanted.
@@ -138,6 +160,13 @@ pub fn attack(image: &str, options: MachineOptions) -> Case {
         "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
         _ => case,
     }
+}
+
+/// So many calls between servers and clients that are killed, revoked and restarted all the time, on a machine.
+pub fn gates(seed: u64, calls: u64, options: MachineOptions) -> Case {
+    let mut case = Case::new("gates").on(options);
+    case.arguments = Some(vec![seed.to_string(), calls.to_string()]);
+    case.expecting(&[&format!("gates: {calls} answered"), "nothing wrong, nothing lost, nothing left"])
 }
 
 /// The machine of a test: its time is counted in instructions, so that what it sees does not depend on how busy the host is.

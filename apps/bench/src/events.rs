@@ -21,7 +21,7 @@ snippets! {
             "1:",
             "mov x0, #1",
             "mov x1, #0",
-            "svc #5",
+            "svc #(65535 - 5)",
             "isb",
             "mrs x2, cntvct_el0",
             "ldp x3, x4, [sp]",

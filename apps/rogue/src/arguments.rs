@@ -77,7 +77,7 @@ fn best_handle(call: Call) -> u64 {
 
 /// Each extreme in each argument of each call, and of numbers that are no calls.
 pub fn extremes(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
-    let numbers = (1..64).chain([0x8000, 0xffff]);
+    let numbers = (0..64).chain([0x8000, 0xfffe]);
     let mut orders = numbers.filter(|number| *number != Call::Halt as u64).flat_map(|number| {
         let call = Call::from_number(number);
         let places = if call.is_some() { 12 } else { 1 };
@@ -102,7 +102,7 @@ pub fn extremes(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
 pub fn unknown_numbers(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
     let mut child = Child::build(ground, 16)?;
     child.vcore(Common::Halt.va(), 0, 0)?;
-    let numbers: Vec<u64> = (Call::END..64).chain([0x8000, 0xffff]).collect();
+    let numbers: Vec<u64> = (Call::END..64).chain([0x8000, 0xfffe]).collect();
     let orders = |x| numbers.iter().map(|number| Order { number: *number, x: [x; 11], x16: x }).collect::<Vec<_>>();
     let mut known = 0;
     for x in [0, u64::MAX] {
@@ -143,7 +143,7 @@ impl Random {
 
 /// A random call with random arguments.
 fn random_order(random: &mut Random) -> Order {
-    let mut number = 1 + random.next() % (Call::END + 2);
+    let mut number = random.next() % (Call::END + 3);
     if number == Call::Halt as u64 {
         number = Call::Map as u64;
     }

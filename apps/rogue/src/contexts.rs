@@ -20,17 +20,17 @@ workshop::snippets! {
     /// Ends and means.
     enum Step in "velvet_step" {
         /// `resume` without a batch.
-        Resume: ["mov x16, #0", "svc #4", "mov x0, x16", "svc #22"],
+        Resume: ["mov x16, #0", "svc #(65535 - 4)", "mov x0, x16", "svc #(65535 - 22)"],
         /// `resume` with 64 entries of whatever the batch buffer holds.
-        ResumeBatch: ["mov x16, #64", "svc #4", "mov x0, x16", "svc #22"],
+        ResumeBatch: ["mov x16, #64", "svc #(65535 - 4)", "mov x0, x16", "svc #(65535 - 22)"],
         /// EL0 still: halts with 0x33.
-        Harmless: ["mov x0, #0x33", "svc #22"],
+        Harmless: ["mov x0, #0x33", "svc #(65535 - 22)"],
         /// A fault.
         Fault: ["udf #0"],
         /// A call that is preempted again and again.
         Spin: ["1:", "b 1b"],
         /// Waits for ever.
-        Wait: ["mov x0, #1", "mov x1, #0", "svc #5", "mov x0, #0x33", "svc #22"],
+        Wait: ["mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "mov x0, #0x33", "svc #(65535 - 22)"],
     }
 }
 

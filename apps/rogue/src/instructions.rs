@@ -16,7 +16,7 @@ macro_rules! sins {
             enum $name in $symbol {
                 $(
                     /// The instruction.
-                    $variant: [".arch armv8-a", $text, "mov x0, #81", "svc #22"],
+                    $variant: [".arch armv8-a", $text, "mov x0, #81", "svc #(65535 - 22)"],
                 )*
             }
         }
@@ -143,7 +143,7 @@ pub fn all(ground: &Ground, book: &mut Book) -> Result<(), Refusal> {
 /// `svc #0` is an upcall, and fatal to who takes none; so is no other number.
 fn foreign_system_call(child: &Child, book: &mut Book) -> Result<(), Refusal> {
     use workshop::{Order, Script};
-    let progress = Script::run(child, &[Order::new(0, &[])])?;
+    let progress = Script::run(child, &[Order::new(0xffff, &[])])?;
     let end = if progress.finished { End::Harm } else { End::Fatal };
     book.attack(format_args!("`svc #0` without an upcall entry"), end);
     Ok(())
@@ -153,9 +153,9 @@ workshop::snippets! {
     /// Waiting instructions: they may trap, or last until the next interrupt; the core is not theirs to stop.
     enum Wait in "velvet_wait" {
         /// For an interrupt.
-        Interrupt: ["wfi", "mov x0, #81", "svc #22"],
+        Interrupt: ["wfi", "mov x0, #81", "svc #(65535 - 22)"],
         /// For an event.
-        Event: ["sevl", "wfe", "wfe", "mov x0, #81", "svc #22"],
+        Event: ["sevl", "wfe", "wfe", "mov x0, #81", "svc #(65535 - 22)"],
         /// Over and over.
         Forever: ["1:", "wfi", "b 1b"],
     }

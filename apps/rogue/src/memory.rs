@@ -11,9 +11,9 @@ workshop::snippets! {
     /// Uses of the stack pointer.
     enum Stack in "velvet_stack" {
         /// Reads what it points at.
-        Load: ["ldr x0, [sp]", "mov x0, #81", "svc #22"],
+        Load: ["ldr x0, [sp]", "mov x0, #81", "svc #(65535 - 22)"],
         /// Writes below it.
-        Push: ["stp x0, x1, [sp, #-16]!", "mov x0, #81", "svc #22"],
+        Push: ["stp x0, x1, [sp, #-16]!", "mov x0, #81", "svc #(65535 - 22)"],
     }
 }
 

@@ -3,9 +3,10 @@
 use crate::ensure;
 use crate::faults::{self, FREE_PAGE};
 use crate::held::{Held, refused};
+use exo_abi::calls::immediate;
 use exo_abi::exposed::Features;
 use exo_abi::page::{Descriptor, MapEntry, Prot};
-use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
+use exo_abi::{Call, Handle, PAGE_BYTES, Pfn, Refusal};
 use libos::mem::{self, Mapping, tables};
 use libos::sys::{self, Fill, FrameKind, Progress, StopReason};
 use libos::{machine, slots};
@@ -271,8 +272,8 @@ pub fn data_becomes_code(ground: &Ground) -> Held {
     child.vcore(Common::Halt.va(), 0, 0)?;
     let (va, frame) = (FREE_IN_CHILD, child.frame()?);
     for code in 1..20u32 {
-        // mov x0, #code; svc #22
-        let words = [0xd280_0000 | code << 5, 0xd400_02c1u32];
+        // mov x0, #code; svc of `halt`
+        let words = [0xd280_0000 | code << 5, 0xd400_0001u32 | (immediate(Call::Halt as u64) as u32) << 5];
         let mut mapping = Mapping::writable(child.pool, frame, 1)?;
         mapping.write(0, &words[0].to_le_bytes());
         mapping.write(4, &words[1].to_le_bytes());

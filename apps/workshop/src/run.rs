@@ -11,7 +11,7 @@ const ORDERS_PER_PAGE: u64 = PAGE_BYTES / ORDER_BYTES;
 /// A call with its registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The immediate: 0 to 63, 0x8000 or 0xffff.
+    /// The number of a call: 0 to 63, 0x8000 or 0xfffe, which are none, or 0xffff, which is `svc #0`.
     pub number: u64,
     /// x0 to x10.
     pub x: [u64; 11],
@@ -70,7 +70,8 @@ impl Script {
                 let at = place as u64 * ORDER_BYTES;
                 let number = match order.number {
                     0x8000 => 64,
-                    0xffff => 65,
+                    0xfffe => 65,
+                    0xffff => 66,
                     number => number & 63,
                 };
                 view.write_u64(at, number);

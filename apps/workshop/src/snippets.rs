@@ -63,6 +63,49 @@ macro_rules! snippets {
     };
 }
 
+/// The instruction that makes a call, by the name that the table of calls gives it; `number` is for an assembler's variable.
+#[macro_export]
+macro_rules! svc {
+    (call) => {
+        "svc #(65535 - 0)"
+    };
+    (reply_wait) => {
+        "svc #(65535 - 1)"
+    };
+    (resume) => {
+        "svc #(65535 - 4)"
+    };
+    (wait) => {
+        "svc #(65535 - 5)"
+    };
+    (notify) => {
+        "svc #(65535 - 6)"
+    };
+    (yield_to) => {
+        "svc #(65535 - 7)"
+    };
+    (halt) => {
+        "svc #(65535 - 22)"
+    };
+    (take_back) => {
+        "svc #(65535 - 26)"
+    };
+    (restrict) => {
+        "svc #(65535 - 27)"
+    };
+    (number) => {
+        "svc #(65535 - \\number)"
+    };
+}
+
+// The names above are those of the contract.
+const _: () = {
+    use exo_abi::Call;
+    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Resume as u64 == 4);
+    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(Call::Halt as u64 == 22 && Call::TakeBack as u64 == 26 && Call::Restrict as u64 == 27);
+};
+
 impl Common {
     /// Its address in a child.
     pub fn va(self) -> u64 {
@@ -98,16 +141,18 @@ snippets! {
             "br x17",
             "2:",
             ".irp number,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "svc #\\number",
+            "svc #(65535 - \\number)",
             "b 3f",
             ".endr",
             ".irp number,32,33,34,35,36,37,38,39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63",
-            "svc #\\number",
+            "svc #(65535 - \\number)",
             "b 3f",
             ".endr",
-            "svc #0x8000",
+            "svc #(65535 - 0x8000)",
             "b 3f",
-            "svc #0xffff",
+            "svc #(65535 - 0xfffe)",
+            "b 3f",
+            "svc #0",
             "b 3f",
             "3:",
             "ldr x11, [sp]",
@@ -124,29 +169,29 @@ snippets! {
             "b 1b",
             "9:",
             "mov x0, #0",
-            "svc #22",
+            "svc #(65535 - 22)",
             "b 9b",
         ],
         /// Halts with the code in x0.
-        Halt: ["1:", "svc #22", "b 1b"],
+        Halt: ["1:", "svc #(65535 - 22)", "b 1b"],
         /// Counts at the address in x0, for ever.
         Spin: ["mov x2, #0", "1:", "add x2, x2, #1", "str x2, [x0]", "b 1b"],
         /// Waits for the events in x0; halts with those that came.
-        WaitHalt: ["mov x1, #0", "svc #5", "mov x0, x1", "svc #22"],
+        WaitHalt: ["mov x1, #0", "svc #(65535 - 5)", "mov x0, x1", "svc #(65535 - 22)"],
         /// Serves: replies with what came, the badge in x7.
-        Echo: ["mov x0, #0", "1:", "svc #3", "mov x7, x0", "mov x0, #0", "b 1b"],
+        Echo: ["mov x0, #0", "1:", "svc #(65535 - 1)", "mov x7, x0", "mov x0, #0", "b 1b"],
         /// Serves nothing: with its gate open it waits for the first call, then halts with its x1.
-        DieOnCall: ["mov x0, #0", "svc #3", "mov x0, x1", "svc #22"],
+        DieOnCall: ["mov x0, #0", "svc #(65535 - 1)", "mov x0, x1", "svc #(65535 - 22)"],
         /// Serves its first call by spinning, with a 1 stored at sp; when the event CUT (bit 42) comes, halts with 42.
-        SpinOnCall: ["mov x0, #0", "svc #3", "mov x1, #1", "str x1, [sp]", "1:", "mov x0, #(1 << 42)", "mov x1, #1", "svc #5", "cbz x1, 1b", "mov x0, #42", "svc #22"],
+        SpinOnCall: ["mov x0, #0", "svc #(65535 - 1)", "mov x1, #1", "str x1, [sp]", "1:", "mov x0, #(1 << 42)", "mov x1, #1", "svc #(65535 - 5)", "cbz x1, 1b", "mov x0, #42", "svc #(65535 - 22)"],
         /// Passes calls on: x1 is the handle of the next gate, and counts up. Replies with the refusal of the last call in x2 and the calls that came to it in x3.
         PassOn: [
             "mov x0, #0",
             "1:",
-            "svc #3",
+            "svc #(65535 - 1)",
             "mov x0, x1",
             "add x1, x1, #1",
-            "svc #2",
+            "svc #(65535 - 0)",
             "cbz x0, 2f",
             "mov x2, x0",
             "mov x3, #0",
@@ -156,25 +201,47 @@ snippets! {
             "b 1b",
         ],
         /// Calls handle 9, and halts with the refusal.
-        CallNine: ["mov x0, #9", "svc #2", "svc #22"],
+        CallNine: ["mov x0, #9", "svc #(65535 - 0)", "svc #(65535 - 22)"],
+        /// Calls handle 9 with 77 until it was echoed as often as x0 says, which it counts at sp; halts with 0. `Busy` is no answer; another refusal it halts with.
+        CallMany: [
+            "stp xzr, x0, [sp]",
+            "1:",
+            "mov x0, #9",
+            "mov x1, #77",
+            "svc #(65535 - 0)",
+            "cmp x0, #14",
+            "b.eq 1b",
+            "cbnz x0, 2f",
+            "mov x0, #99",
+            "cmp x1, #77",
+            "b.ne 2f",
+            "ldp x2, x3, [sp]",
+            "add x2, x2, #1",
+            "str x2, [sp]",
+            "cmp x2, x3",
+            "b.lo 1b",
+            "mov x0, #0",
+            "2:",
+            "svc #(65535 - 22)",
+        ],
         /// Yields to vcore 0 of the environment in handle 2, for ever.
-        YieldBack: ["1:", "mov x0, #2", "mov x1, #0", "svc #7", "b 1b"],
+        YieldBack: ["1:", "mov x0, #2", "mov x1, #0", "svc #(65535 - 7)", "b 1b"],
         /// Waits for event 0, and notifies handle 2 each time.
-        NotifyBack: ["1:", "mov x0, #1", "mov x1, #0", "svc #5", "mov x0, #2", "svc #6", "b 1b"],
+        NotifyBack: ["1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "mov x0, #2", "svc #(65535 - 6)", "b 1b"],
         /// Waits for event 0, and counts it at the address in x0.
-        CountEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", "svc #5", "cbz x1, 1b", "ldr x2, [sp]", "add x2, x2, #1", "str x2, [sp]", "b 1b"],
+        CountEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "cbz x1, 1b", "ldr x2, [sp]", "add x2, x2, #1", "str x2, [sp]", "b 1b"],
         /// Serves one call with a binding, taken into slot 20: an event, which it notifies; then echoes.
         TakeBinding: [
             "mov x0, #(1 << 50)",
             "mov x10, #20",
-            "svc #3",
+            "svc #(65535 - 1)",
             "mov x9, x8",
             "mov x0, #20",
-            "svc #6",
+            "svc #(65535 - 6)",
             "mov x1, x0",
             "mov x0, #0",
             "1:",
-            "svc #3",
+            "svc #(65535 - 1)",
             "mov x0, #0",
             "b 1b",
         ],
@@ -219,14 +286,14 @@ snippets! {
             "orr x0, x0, x1",
             "mrs x1, tpidr_el0",
             "orr x0, x0, x1",
-            "svc #22",
+            "svc #(65535 - 22)",
         ],
         /// Waits for event 0, for ever.
-        WaitLoop: ["1:", "mov x0, #1", "mov x1, #0", "svc #5", "b 1b"],
+        WaitLoop: ["1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "b 1b"],
         /// Loads from x0, halts with 1.
-        Load: ["ldr x1, [x0]", "mov x0, #1", "svc #22"],
+        Load: ["ldr x1, [x0]", "mov x0, #1", "svc #(65535 - 22)"],
         /// Stores to x0, halts with 2.
-        Store: ["str x0, [x0]", "mov x0, #2", "svc #22"],
+        Store: ["str x0, [x0]", "mov x0, #2", "svc #(65535 - 22)"],
         /// Jumps to x0.
         Jump: ["br x0"],
         /// Fills q0 to q31 from x0, lets go of the core for ever so long, and halts with 1 if they are as they were, else 3.
@@ -248,10 +315,10 @@ snippets! {
             "cmp x0, x3",
             "b.ne 2f",
             "mov x0, #1",
-            "svc #22",
+            "svc #(65535 - 22)",
             "2:",
             "mov x0, #3",
-            "svc #22",
+            "svc #(65535 - 22)",
         ],
     }
 }

@@ -1,6 +1,6 @@
-//! The calls: `svc #number`, arguments in x0 to x10.
+//! The calls: `svc` with the immediate 65535 - number ([`immediate`]), arguments in x0 to x10.
 //!
-//! `svc #0` is never a call of Velvet's: it arrives at the library as an upcall, so that a library can carry another system's programs.
+//! (One instruction gives the kernel the syndrome of call 0, and one subtraction the number of the others.) `svc #0` is never a call of Velvet's: it arrives at the library as an upcall, so that a library can carry another system's programs.
 //! A call answers with x0 = 0, or the number of a [`Refusal`] in x0; further results follow in x1 and up.
 //!
 //! - **Plain calls** keep x19 to x30, sp and flags' meaning as the procedure call standard does; x0 to x18 are lost (where no result is named: zero, as they were, the number of the call, or a word of the caller's own control page), FP/SIMD is kept.
@@ -25,7 +25,7 @@ pub struct CallInfo {
 
 macro_rules! calls {
     ($($(#[$doc:meta])* $number:literal $name:ident $stub:ident [$($refusal:ident)*];)*) => {
-        /// The calls, by the number in the `svc` instruction.
+        /// The calls, by number.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u64)]
         pub enum Call { $($(#[$doc])* $name = $number,)* }
@@ -46,9 +46,14 @@ macro_rules! calls {
     };
 }
 
+/// The immediate of the `svc` instruction that makes a call.
+pub const fn immediate(number: u64) -> u64 {
+    0xffff - number
+}
+
 impl Call {
     /// First number that is no call.
-    pub const END: u64 = CALLS.len() as u64 + 1;
+    pub const END: u64 = CALLS.len() as u64;
 
     /// Everything but sp is lost.
     pub const fn switches(self) -> bool {
@@ -127,15 +132,19 @@ pub mod stop_reason {
 }
 
 calls! {
-    /// Does nothing: the price of a crossing.
-    1 Null null [];
     /// Calls gate x0 (handle and [`call_flag`]s) with words x1 to x7; returns when the other side replies, with its words in x1 to x7 and, if a binding arrived, x8 = 1.
     /// Needs GATE_CALL; a sent binding needs GRANT. `WrongState`: the chain of the caller was cut while it called.
     /// `Busy`: the gate is shut, or belongs to a vcore that already serves in this chain. `Died`: the callee died, stopped, or its environment is dying.
-    2 Call call [BadHandle WrongKind Stale NoRight BadArgument SlotTaken Busy TooDeep Died DeadlineMissed];
+    0 Call call [BadHandle WrongKind Stale NoRight BadArgument SlotTaken Busy TooDeep Died DeadlineMissed];
     /// Replies to the current caller, if there is one, with words x1 to x7; opens the gate; returns at the next call (x0 = its badge, never 0; x1 to x7 its words; x8 = 1 if a binding arrived)
     /// or when an event of the mask (x0 bits 47:0) is pending (x0 = 0, x1 = the events, which are taken). A refusal changes nothing: x0 = 0, x1 = 0 and x2 = the refusal.
-    3 ReplyWait reply_wait [BadHandle Stale NoRight BadArgument SlotTaken];
+    1 ReplyWait reply_wait [BadHandle Stale NoRight BadArgument SlotTaken];
+    /// Does nothing: the price of a crossing.
+    2 Null null [];
+    /// Applies x1 (1 to 64) [`crate::page::MapEntry`]s of the batch buffer to the tables of Env x0. Needs ENV_MAP, and for each entry what [`crate::page::MapOp`] says.
+    /// x1 = entries done; x2 = pages done of the entry after them. `Again`: the bound on pages; call again with the rest.
+    /// `NotMapped`: no table, or no page, is there. `WrongFrame`: the frame's kind does not permit the mapping. `NotFree`: it is in the middle of a change.
+    3 Map map [BadHandle WrongKind Stale NoRight BadArgument NotYours WrongFrame InUse NotMapped AlreadyMapped Again];
     /// Ends an upcall: x16 (0 to 64) entries of the batch buffer are applied to the own tables as `map` does, then the program in the control page's `upcall` goes on with its
     /// pc, flags, x16 and x17 from there, and upcalls are unmasked. A refusal returns behind the `svc` with x16 = the refusal and x17 = entries done, other registers kept.
     4 Resume resume [BadArgument];
@@ -154,10 +163,8 @@ calls! {
     9 FrameFree frame_free [BadHandle WrongKind Stale NoRight BadArgument NotYours WrongFrame InUse];
     /// Makes the x1 (1 to 64) frames named in the batch buffer [`frame_kind`] x2; they must be data or code, unmapped. To code: caches are maintained. Needs POOL_EXECUTE. x1 = frames changed.
     10 FrameKind frame_kind [BadHandle WrongKind Stale NoRight BadArgument NotYours WrongFrame InUse];
-    /// Applies x1 (1 to 64) [`crate::page::MapEntry`]s of the batch buffer to the tables of Env x0. Needs ENV_MAP, and for each entry what [`crate::page::MapOp`] says.
-    /// x1 = entries done; x2 = pages done of the entry after them. `Again`: the bound on pages; call again with the rest.
-    /// `NotMapped`: no table, or no page, is there. `WrongFrame`: the frame's kind does not permit the mapping. `NotFree`: it is in the middle of a change.
-    11 Map map [BadHandle WrongKind Stale NoRight BadArgument NotYours WrongFrame InUse NotMapped AlreadyMapped Again];
+    /// Checks the invariants of frame x1 by Power binding x0 (POWER_AUDIT): x1 = what [`crate::exposed::audit`] says.
+    11 Audit audit [BadHandle WrongKind Stale NoRight BadArgument];
     /// Creates pool number x1 (owned, unused) with revocation cell x2 (owned, unused) and quota x3, of which x4 is its minimum, carved from pool x0; the root binding goes to slot x5. Needs POOL_CARVE.
     12 PoolCreate pool_create [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse QuotaExceeded SlotTaken TooDeep];
     /// Destroys pool x0 (root binding, POOL_REVOKE): its bindings are dead at once, then its mappings are removed and its frames freed in steps: `Again` with the cursor for x1 (first 0) in x1.
@@ -205,6 +212,4 @@ calls! {
     32 DebugWrite debug_write [BadHandle WrongKind Stale NoRight BadArgument Claimed];
     /// Does [`power`] x1 by Power binding x0 (POWER_OFF).
     33 Power power [BadHandle WrongKind Stale NoRight BadArgument];
-    /// Checks the invariants of frame x1 by Power binding x0 (POWER_AUDIT): x1 = what [`crate::exposed::audit`] says.
-    34 Audit audit [BadHandle WrongKind Stale NoRight BadArgument];
 }

@@ -17,7 +17,7 @@ pub struct Frame {
     pub pc: u64,
     /// Its flags; the kernel takes NZCV, DIT, SSBS and BTYPE of it and nothing else.
     pub flags: u64,
-    /// The events that an upcall delivers (taken from the pending ones).
+    /// The events that an upcall delivers (taken from the pending ones); means something when `cause` is 0.
     pub events: u64,
     /// Free for the library.
     pub spare: u64,

@@ -84,10 +84,12 @@ impl Refusal {
     }
 }
 
-/// What `x0` means: nothing refused, or why.
+/// What `x0` means: nothing refused, or why. (A reason unknown here would be another version's, which no kernel loads.)
+#[inline(always)]
 pub const fn check(number: u64) -> Result<(), Refusal> {
     match Refusal::from_number(number) {
-        None => Ok(()),
+        _ if number == 0 => Ok(()),
+        None => Err(Refusal::NoSuchCall),
         Some(refusal) => Err(refusal),
     }
 }

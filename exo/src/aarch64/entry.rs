@@ -7,19 +7,19 @@ use super::{gic, mmu, panic};
 use core::arch::asm;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::*;
-use exo::binding::Binding;
+use exo::binding::{Binding, RIGHTS_SHIFT};
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
 use exo::frame::{Frames, Kind};
 use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
-use exo::vcore::{Control, Resume, State, Vcore, VcoreRef};
-use exo::{event, gate, interrupt, word};
+use exo::vcore::{Control, Link, Resume, State, Vcore, VcoreRef};
+use exo::{event, interrupt, remote, word};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
 use exo_abi::page::{Descriptor, MapOp, Prot};
-use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_BINDING_FRAMES, MAX_CHAIN_CALLS, MAX_VCORES};
+use exo_abi::{BINDINGS_PER_FRAME, Call, MAX_VCORES};
 use spin::mutex::SpinMutex;
 
 /// Bytes of kernel stack that an entry takes: x0 to x10, and x30.
@@ -31,27 +31,29 @@ core::arch::global_asm!(include_str!("memory.s"));
 
 core::arch::global_asm!(
     include_str!("vectors.s"),
+    GENERAL = const cfg!(feature = "general-paths") as u64,
     SVC64 = const 0x15u64 << 26 | 1 << 25,
-    MAP = const Call::Map as u64,
+    REPLY_WAIT = const REPLY_WAIT,
+    NUMBER_RESUME = const Call::Resume as u64,
+    NUMBER_NOTIFY = const NOTIFY,
+    NUMBER_YIELD_TO = const YIELD_TO,
     KIND_POOL = const BindingKind::Pool as u64,
-    KIND_GATE = const BindingKind::Gate as u64,
-    KIND_EVENT = const BindingKind::Event as u64,
     KIND_ENV = const BindingKind::Env as u64,
-    GATE_CALL = const Rights::GATE_CALL.bits() as u64,
-    EVENT_NOTIFY = const Rights::EVENT_NOTIFY.bits() as u64,
-    ENV_RUN = const Rights::ENV_RUN.bits() as u64,
+    MAY_CALL = const BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
+    MAY_NOTIFY = const BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
+    RIGHTS = const RIGHTS_SHIFT,
+    ENV_RUN = const Rights::ENV_RUN.bits().trailing_zeros(),
     MAX_VCORES = const MAX_VCORES,
     IDLE = const slice::IDLE,
     READY = const State::Ready as u64,
     READY_EVENTS = const State::Ready as u64 | (Resume::Events as u64) << 4,
-    BINDING_FRAMES = const MAX_BINDING_FRAMES,
-    MAX_CHAIN_CALLS = const MAX_CHAIN_CALLS,
+    BINDINGS_PER_FRAME = const BINDINGS_PER_FRAME,
     RUNNING = const State::Running as u64,
-    GATE = const State::Gate as u64,
     WAITING = const State::Waiting as u64,
-    CALLING = const State::Calling as u64,
-    BEGIN_CALL = const gate::BEGIN_CALL,
-    DEPTH = const gate::DEPTH,
+    LINK_DEPTH = const Link::DEPTH,
+    LINK_DEEP = const Link::DEEP,
+    LINK_PLAIN = const Link::PLAIN,
+    LINK_FIRST = const 1u64 << Link::OWN | 1 << Link::PLAIN,
     LINEAR = const LINEAR,
     TABLES = sym objects::TABLES,
     FOUND = sym objects::FOUND,
@@ -78,12 +80,9 @@ core::arch::global_asm!(
     PC = const offset_of!(Frame, pc),
     X = const offset_of!(Frame, x),
     SP = const offset_of!(Frame, sp),
-    EVENTS = const offset_of!(Frame, events),
-    FLAGS_LOW = const FLAGS_ALLOWED & 0xffff,
-    FLAGS_HIGH = const FLAGS_ALLOWED >> 16,
+    FLAGS = const FLAGS_ALLOWED,
     CORE_CONTROL = const offset_of!(Core, control),
-    CORE_RUNNING = const offset_of!(Core, running),
-    CORE_BASE = const offset_of!(Core, base),
+    CORE_ZEROS = const offset_of!(Core, zeros),
     CORE_FP = const offset_of!(Core, fp),
     CORE_ID = const offset_of!(Core, id),
     CORE_RESCHEDULE = const offset_of!(Core, reschedule),
@@ -100,11 +99,11 @@ core::arch::global_asm!(
     VCORE_CALLER = const offset_of!(Vcore, caller),
     VCORE_CALLEE = const offset_of!(Vcore, callee),
     VCORE_ALARM = const offset_of!(Vcore, alarm),
-    VCORE_CONTROL_ADDRESS = const offset_of!(Vcore, control_address),
     ENVIRONMENT_DYING = const offset_of!(Environment, dying),
     ENVIRONMENT_SPACE = const offset_of!(Environment, space),
     ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
-    ENVIRONMENT_BINDINGS = const offset_of!(Environment, binding_frames),
+    ENVIRONMENT_BINDINGS = const offset_of!(Environment, first_bindings),
+    ENVIRONMENT_HOMES = const offset_of!(Environment, homes),
     PLAIN = sym on_call,
     OTHER_NOTIFY = sym on_notify,
     WAIT = sym on_wait,
@@ -121,12 +120,13 @@ core::arch::global_asm!(
 
 /// What the vectors take for granted: pairs of words that they load and store at once, the state word and the cells where a vcore and the tables begin.
 const _: () = {
-    assert!(offset_of!(Core, vcore) == 0 && offset_of!(Core, control) == 8 && offset_of!(Vcore, state) == 0);
+    assert!(offset_of!(Core, link) == 0 && offset_of!(Core, control) == 8 && offset_of!(Vcore, state) == 0);
+    assert!(offset_of!(Vcore, control_address) == offset_of!(Vcore, control) + 8);
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
-    assert!(offset_of!(Vcore, caller) == offset_of!(Vcore, mask) + 8);
-    assert!(offset_of!(Vcore, alarm) == offset_of!(Vcore, callee) + 8);
+    assert!(offset_of!(Vcore, mask) == offset_of!(Vcore, callee) + 8 && State::Gate as u64 == 0);
+    assert!(State::Running as u64 & 4 == 0 && State::Waiting as u64 & 4 == 0 && State::Stopped as u64 == 4);
     assert!(
-        Call::Null as u64 == 1 && Call::Call as u64 == 2 && Call::ReplyWait as u64 == 3 && Call::Resume as u64 == 4
+        CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4
     );
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
@@ -203,7 +203,7 @@ extern "C" fn on_yield(handle: u64, index: u64) -> Leave {
 
 /// An event came just when the vectors opened this vcore's gate.
 extern "C" fn on_late_event(reference: u64) {
-    event::raise(&Arm, VcoreRef(reference), 0);
+    event::raise(&Arm, VcoreRef::from_word(reference), 0);
 }
 
 extern "C" fn on_interrupt() -> Leave {
@@ -220,7 +220,7 @@ extern "C" fn on_fault() -> Leave {
         call::use_fp(&Arm);
         return finish_rarely(Outcome::Resume(core.running()));
     }
-    finish_rarely(call::fault(&Arm))
+    finish_rarely(call::halt(&Arm, exo_abi::calls::stop_reason::FAULTED, 0))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
@@ -249,8 +249,11 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if number >= interrupt::FIRST_SHARED {
+        } else if gic::is_shared(number) {
             interrupt::fired(&Arm, number);
+        } else {
+            // Nothing else that is private is unmasked.
+            remote::look(&Arm);
         }
         gic::complete(number);
     }
@@ -280,10 +283,7 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             go_on(control.get(word!(pc)), 0);
             DELIVER
         }
-        Outcome::Resume(next) => {
-            call::leave_fp(&Arm, next);
-            resume_full(next, switch(next))
-        }
+        Outcome::Resume(next) => resume_full(next, switch(next)),
         Outcome::Idle => idle(),
         Outcome::ReturnOrUpcall => {
             let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
@@ -298,14 +298,14 @@ fn finish_rarely(outcome: Outcome) -> Leave {
 /// A vcore that was won in its wait goes on behind it.
 #[inline(always)]
 fn waited(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
 }
 
 /// A vcore that was won goes on as its state word says.
 #[inline(never)]
 fn enter(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     let (vcore, control) = (Arm.vcore(next), switch(next));
     let word = vcore.word();
     if word.resumes(Resume::Full) {
@@ -334,9 +334,11 @@ fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave 
 /// Sleeps until there is somebody to run.
 fn idle() -> Leave {
     loop {
-        call::leave_fp(&Arm, VcoreRef::NONE);
+        call::lose_fp(&Arm);
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
+        Arm.core().requests.sleeps();
         registers::sleep();
+        Arm.core().requests.wakes();
         serve_interrupts();
         match slice::after_interrupt(&Arm) {
             Outcome::Idle => {}
@@ -360,10 +362,9 @@ fn running_control() -> Control<'static> {
 #[inline(always)]
 fn switch(next: VcoreRef) -> Control<'static> {
     let (core, vcore) = (Arm.core(), Arm.vcore(next));
-    execute!("msr ttbr0_el1, {}", Arm.environment(next.environment()).space.load(Relaxed));
-    execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed) & !0xfff);
+    execute!("msr ttbr0_el1, {}", Arm.environment_of(next).space.load(Relaxed));
+    execute!("msr tpidrro_el0, {}", vcore.control_address.load(Relaxed));
     let control = Arm.words(vcore.control_frame());
-    core.vcore.store(&raw const *vcore as u64, Relaxed);
     core.control.store(&raw const *control as u64, Relaxed);
     Control(control)
 }
@@ -420,26 +421,12 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
     control.get(word!(upcall_entry))
 }
 
-unsafe extern "C" {
-    static stack_top: u8;
-}
-
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let leave = finish_rarely(slice::schedule(&Arm));
-    debug_assert!(leave.0 == WORDS);
-    let argument = running_control().get(word!(result));
-    // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
+    Arm.core().requests.wakes();
+    let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
+    // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {
-        asm!(
-            "mov sp, {stack}",
-            ".irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
-            "mov x\\n, xzr",
-            ".endr",
-            "eret",
-            stack = in(reg) &raw const stack_top,
-            in("x0") argument,
-            options(noreturn)
-        )
+        asm!("mrs x2, tpidr_el1", "sub sp, x2, #{frame}", "b leave", frame = const FRAME_BYTES, in("x0") how, in("x1") word, options(noreturn))
     }
 }

@@ -1,7 +1,7 @@
 // The exception vectors (Arm ARM D1.3.1.5), and what is done before any Rust runs: `null`, the plain cases of `call`, `reply_wait`, `notify` and `map`, upcalls, `resume`.
 //
 // On entry from EL0 sp is the top of the core's kernel stack, which is empty: what lies below it is scratch. Interrupts stay masked.
-// `Core` is in TPIDR_EL1; its first words are the running vcore's address and its control page's.
+// `Core` begins at that top: with the running vcore's link (its address, but for the top byte, which addresses ignore) and its control page's address.
 
 // An entry of the table; x16 and x17 go below sp.
     .macro  vector target
@@ -50,8 +50,7 @@
 
 // Saves the interrupted program in the control page's `preempted`, which x16 then is; x16 and x17 lie below sp.
     .macro  save
-    mrs     x16, tpidr_el1
-    ldr     x16, [x16, #{CORE_CONTROL}]
+    ldr     x16, [sp, #{CORE_CONTROL}]
     add     x16, x16, #{PREEMPTED}
     pairs   stp
     str     x30, [x16, #({X} + 240)]
@@ -65,21 +64,6 @@
     stp     x0, x1, [x16, #{SP}]
     .endm
 
-// x0 = ESR, x1 = FAR, which means something for instruction and data aborts from EL0 only (0x20, 0x24); else it is somebody else's address.
-    .macro  cause
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
-    address_of_cause
-    .endm
-
-// The same, with the class in x1.
-    .macro  address_of_cause
-    and     x1, x1, #~4
-    cmp     x1, #0x20
-    mrs     x1, far_el1
-    csel    x1, x1, xzr, eq
-    .endm
-
 // Rust, with nothing on the stack that it needs.
     .macro  rust function
     sub     sp, sp, #{FRAME}
@@ -87,23 +71,19 @@
     b       leave
     .endm
 
-// x\register, which was looked up, is not what cell `number` (of x17's) holds: to `slow`.
-    .macro  check_cell number, register
-    ldr     \number, [x17, \number, lsl #3]
-    eor     \number, \number, \register
-    lsr     \number, \number, #16
-    cbnz    \number, slow
-    .endm
-
-    .macro  zero registers:vararg
-    .irp    n, \registers
-    mov     x\n, xzr
+// Pairs of registers become 0, if nothing is on the stack.
+    .macro  clear pairs:vararg
+    .irp    pair, \pairs
+    clear_pair \pair
     .endr
     .endm
+    .macro  clear_pair first, second
+    ldp     x\first, x\second, [sp, #{CORE_ZEROS}]
+    .endm
 
-// The kernel's address of a frame (26 bits, by 12) or of a vcore (32 bits, by 6) in `register`.
-    .macro  address register, shift, bits
-    ubfiz   \register, \register, #\shift, #\bits
+// The kernel's address of a frame in `register`.
+    .macro  address register
+    ubfiz   \register, \register, #12, #26
     orr     \register, \register, #{LINEAR}
     .endm
 
@@ -113,61 +93,59 @@
     orr     \register, \register, #{LINEAR}
     .endm
 
-// Looks binding x0 up (`binding::find`): x13 = its head, x15 = its object, x16 = its badge. Also x9 = core, x10 = vcore, x11 = control page, x17 = cells.
-// Uses x8, x12, x14. What was taken back, is not of this kind, or lacks the right goes to `slow`.
-    .macro  find kind, right
-    lsr     x17, x0, #7
-    cmp     x17, #{BINDING_FRAMES}
-    b.hs    slow                        // beyond every table, or flags: then x8 to x10 are arguments
-    and     x17, x17, #({BINDING_FRAMES} - 1) // for who speculates past the branch, here and below
-    mrs     x9, tpidr_el1
-    ldp     x10, x11, [x9]
+// Looks binding x0 of the first frame up (`binding::find`): x13 = its head, of which the bits of `mask` must be these, x15 = its object, x0 = its badge.
+// Also x10 = the running vcore's link, x11 = its control page; uses x8, x9, x12, x14. What was taken back or is not so goes to `slow_handle`, which finds x0 in x8.
+    .macro  find mask, bits
+    cmp     x0, #{BINDINGS_PER_FRAME}
+    b.hs    slow                        // in a later frame, or flags: then x8 to x10 are arguments
+    ldp     x10, x11, [sp]
     and     x12, x10, #~0xfff           // the environment, in whose frame the vcore lies
-    add     x8, x12, x17, lsl #3
-    ldr     x8, [x8, #{ENVIRONMENT_BINDINGS}]
-    cbz     x8, slow
-    address x8, 12, 26
-    and     x12, x0, #127
-    add     x8, x8, x12, lsl #5
+    ldr     x8, [x12, #{ENVIRONMENT_BINDINGS}]
+    bfi     x8, x0, #5, #7              // no further, also for who speculates past the branch
     ldar    x13, [x8]
-    ldr     x14, [x8, #8]
-    ldp     x15, x16, [x8, #16]
+    ldp     x14, x15, [x8, #8]
+    ldr     x0, [x8, #24]
     dmb     ishld                       // as `binding::read`: the second look at the head comes after the rest
-    ldr     x12, [x8]
-    cmp     x12, x13
-    b.ne    slow
-    mov     w12, #(15 | \right << 8)
-    and     x12, x12, x13
-    sub     x12, x12, #(\right << 8)
-    cmp     x12, #\kind
-    b.ne    slow
-    ubfx    x12, x13, #32, #16
-    adr     x17, {TABLES}
-    check_cell x12, x14
+    ldr     x9, [x8]
+    cmp     x9, x13
+    ubfx    x9, x13, #32, #16
+    adr     x12, {TABLES}
+    ldr     x12, [x12, x9, lsl #3]
+    ccmp    x12, x14, #0, eq            // what its cell must hold
+    and     x9, x13, #\mask
+    ccmp    x9, #\bits, #0, eq
+    b.ne    slow_handle
     .endm
 
 // Saves where the running vcore goes on in its control page x11.
     .macro  suspend
-    mrs     x17, elr_el1
-    mrs     x18, sp_el0
-    stp     x17, x18, [x11, #{CONTROL_PC}]
+    mrs     x12, elr_el1
+    mrs     x13, sp_el0
+    stp     x12, x13, [x11, #{CONTROL_PC}]
     .endm
 
-// The vcore at x15 runs on core x9, behind its call. Nothing of EL1's goes by TTBR0: the exception return is all the synchronisation needed (Arm ARM D1.4.4, D8.2.12).
+// The vcore whose link is x15 runs behind its call. Nothing of EL1's goes by TTBR0: the exception return is all the synchronisation needed (Arm ARM D1.4.4, D8.2.12).
+// Leaves values of the kernel's in x11 and x15.
     .macro  switch
-    ldr     x11, [x15, #{VCORE_CONTROL}]
-    address x11, 12, 26
-    stp     x15, x11, [x9]
+    ldp     x11, x14, [x15, #{VCORE_CONTROL}]
+    stp     x15, x11, [sp]
     and     x12, x15, #~0xfff
     ldr     x12, [x12, #{ENVIRONMENT_SPACE}]
     msr     ttbr0_el1, x12
-    ldr     x12, [x15, #{VCORE_CONTROL_ADDRESS}]
-    and     x12, x12, #~0xfff
-    msr     tpidrro_el0, x12
-    ldp     x17, x18, [x11, #{CONTROL_PC}]
-    msr     elr_el1, x17
-    msr     sp_el0, x18
+    msr     tpidrro_el0, x14
+    ldp     x12, x13, [x11, #{CONTROL_PC}]
+    msr     elr_el1, x12
+    msr     sp_el0, x13
     msr     spsr_el1, xzr
+    .endm
+
+// Goes to the plain path, or, in the kernel in which nothing is plain, to the general one.
+    .macro  hot condition, plain, general
+    .if     {GENERAL}
+    b.\condition \general
+    .else
+    b.\condition \plain
+    .endif
     .endm
 
     .section .vectors, "ax"
@@ -181,22 +159,29 @@ vectors:
     .balign 128                         // synchronous, from EL0
     stp     x16, x17, [sp, #-16]
     mrs     x16, esr_el1
-    mov     w17, #{SVC64}
-    sub     w16, w16, w17               // the immediate, if this is `svc` from AArch64
-    cmp     w16, #8
-    b.hs    1f
-    adr     x17, hot_calls
-    bfi     x17, x16, #2, #3            // no further, also for who speculates past the branch
-    br      x17
-1:  lsr     w17, w16, #16
-    cbnz    w17, no_call                // another exception
-    cmp     w16, #{MAP}
-    b.eq    map
-    b       other_call
-null:
-    mov     x0, xzr
-    ldp     x16, x17, [sp, #-16]
+    mov     w17, #({SVC64} | 0xffff)
+    subs    w16, w17, w16               // the number, if this is `svc` from AArch64
+    hot     eq, gate_call, slow
+    cmp     w16, #{REPLY_WAIT}
+    hot     eq, gate_reply, slow
+    tbnz    w16, #31, fault             // another exception, most of them
+    cmp     w16, #{NUMBER_RESUME}
+    b.eq    resume
+    b.hi    1f
+    tbnz    w16, #0, map                // 3; 2 is `null`
+    clear   "0, 17"
     eret
+1:  cmp     w16, #{NUMBER_NOTIFY}
+    hot     eq, notify, slow
+    hot     lo, wait, other_wait
+    cmp     w16, #{NUMBER_YIELD_TO}
+    hot     eq, yield_to, slow
+    lsr     w17, w16, #16
+    cbnz    w17, fault
+    mov     w17, #0xffff                // `svc #0` is no call
+    cmp     w16, w17
+    b.eq    fault
+    b       other_call
 
     vector  interrupt
     vector  interrupt                   // FIQ: the kernel routes nothing there; the controller says spurious
@@ -208,126 +193,84 @@ null:
 
 // `gate::call`, plain: nothing travels, no deadline, the gate is open and nothing is pending behind it. What is not so leaves for Rust before anything has changed.
 gate_call:
-    find    {KIND_GATE}, {GATE_CALL}
-    ldr     x12, [x10, #{VCORE_CONTROL_ADDRESS}]
-    tst     x12, #0xfff                 // a slot for a binding is to be forgotten
-    b.ne    slow
-    ldr     x13, [x10, #{VCORE_CALLER}]
-    lsr     x13, x13, #{DEPTH}
-    cmp     x13, #({MAX_CHAIN_CALLS} - 1)
-    b.hi    slow
-    and     x14, x15, #0xfffffffffff    // the callee's name
-    address x15, 6, 32
-    ldaxr   x17, [x15]
-    and     x12, x17, #0xfffffffffffff  // state and events
-    mov     x18, #({GATE} << 48)
-    cmp     x12, x18
-    b.ne    slow
-    eor     x17, x17, #(({GATE} ^ {RUNNING}) << 48)
-    stlxr   w12, x17, [x15]
-    cbnz    w12, slow
-    ldr     x12, [x9, #{CORE_RUNNING}]
-    add     x13, x13, #1
-    orr     x12, x12, x13, lsl #{DEPTH}
-    str     x12, [x15, #{VCORE_CALLER}]
-    stp     x14, xzr, [x10, #{VCORE_CALLEE}] // and no deadline
-    str     x14, [x9, #{CORE_RUNNING}]
+    find    0x1f, {MAY_CALL}
+    tbnz    x10, #{LINK_DEEP}, slow_handle
+    ldaxr   x12, [x15]
+    cbnz    x12, slow_handle
+    mov     x12, #({RUNNING} << 48)
+    stlxr   w9, x12, [x15]
+    cbnz    w9, slow_handle
+    and     x12, x10, #{LINK_DEPTH}
+    add     x15, x15, x12
+    str     x10, [x15, #{VCORE_CALLER}]
+    stp     x15, xzr, [x10, #{VCORE_CALLEE}] // and nothing special about this call
     suspend
-    mov     x18, #{BEGIN_CALL}
-1:  ldxr    x17, [x10]                  // only events can come in between: each once
-    add     x17, x17, x18
-    stlxr   w12, x17, [x10]
-    cbnz    w12, 1b
     switch
-    mov     x0, x16
-    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    clear   "8, 10"
+    clear   "11, 15"
     eret
 
-// `gate::reply_wait`, plain: somebody waits for the reply and runs on at once.
+// `gate::reply_wait`, plain: somebody in a plain call waits for the reply and runs on at once.
 gate_reply:
     lsr     x17, x0, #48
     cbnz    x17, slow                   // flags
-    mrs     x9, tpidr_el1
-    ldp     x10, x11, [x9]
-    ldr     x14, [x10, #{VCORE_CALLER}]
-    and     x14, x14, #0xfffffffffff
-    cbz     x14, slow
-    ldr     x12, [x10, #{VCORE_CONTROL_ADDRESS}]
-    tst     x12, #0xfff
-    b.ne    slow
-    ldr     x13, [x9, #{CORE_RUNNING}]
-    ldr     x12, [x9, #{CORE_BASE}]
-    cmp     x12, x13
-    b.eq    slow                        // it runs by a slice of its own
-    ldr     x12, [x10]
-    tst     x12, x0
-    b.ne    slow                        // an event ends the wait
-    ubfiz   x15, x14, #6, #32
-    orr     x15, x15, #{LINEAR}
-    ldaxr   x17, [x15]
-    ubfx    x12, x17, #48, #4
-    cmp     x12, #{CALLING}
-    b.ne    slow
-    ldr     x12, [x15, #{VCORE_CALLEE}] // after the word, which counts calls: this very call
-    cmp     x12, x13
-    b.ne    slow
-    eor     x17, x17, #(({CALLING} ^ {RUNNING}) << 48)
-    stlxr   w12, x17, [x15]
-    cbnz    w12, slow
-    stp     xzr, xzr, [x15, #{VCORE_CALLEE}] // and no deadline
-    str     x14, [x9, #{CORE_RUNNING}]
+    ldp     x10, x11, [sp]
+    add     x13, x10, #{VCORE_CALLER}
+    ldaxr   x15, [x13]
+    tbz     x15, #{LINK_PLAIN}, slow    // nobody, too, or it runs by a slice of its own
+    stlxr   w9, xzr, [x13]
+    cbnz    w9, slow
+    stp     xzr, xzr, [x15, #{VCORE_CALLEE}]
     suspend
-    stp     x0, xzr, [x10, #{VCORE_MASK}] // and no caller
-    str     xzr, [x10, #{VCORE_ALARM}]
-1:  ldxr    x17, [x10]
-    eor     x12, x17, #(({GATE} ^ {RUNNING}) << 48)
-    stlxr   w16, x12, [x10]
-    cbnz    w16, 1b
-    and     x16, x17, x0                // events that came after the look above
+    str     x0, [x10, #{VCORE_MASK}]
+1:  ldxr    x12, [x10]
+    and     x13, x12, #0xffffffffffff   // open: the events that are pending, nothing else
+    stlxr   w8, x13, [x10]
+    cbnz    w8, 1b
+    and     x9, x12, x0
     switch
-    mov     x0, xzr
-    cbnz    x16, late_event
-    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    cbnz    x9, late_event
+    clear   "0, 10"
+    clear   "11, 15"
     eret
 late_event:
     sub     sp, sp, #{FRAME}
     words   stp
+    str     xzr, [sp]
     str     xzr, [sp, #64]
-    mov     x0, x13
+    mov     x0, x10
     bl      {LATE_EVENT}
     add     sp, sp, #{FRAME}
     b       leave_stack
 
 // `event::notify`, plain: nobody needs to be woken or interrupted.
 notify:
-    find    {KIND_EVENT}, {EVENT_NOTIFY}
-    lsr     x14, x15, #44
-    mov     x13, #1
-    lsl     x13, x13, x14
-    mov     x16, x15
-    address x15, 6, 32
-    cmp     x15, x10
-    b.eq    notify_self
-1:  ldxr    x17, [x15]
-    tbnz    x17, #50, other_notify      // it runs or waits
-    orr     x17, x17, x13
-    stlxr   w12, x17, [x15]
-    cbnz    w12, 1b
+    find    0x1f, {MAY_NOTIFY}
+    mov     x9, #1
+    lsl     x9, x9, x15                 // the event, in the low six bits
+    and     x14, x15, #~63
+    eor     x12, x14, x10
+    lsl     x12, x12, #8                // what addresses do not ignore
+    cbz     x12, notify_self
+1:  ldxr    x12, [x14]
+    tbz     x12, #50, other_notify      // it runs or waits
+    orr     x12, x12, x9
+    stlxr   w13, x12, [x14]
+    cbnz    w13, 1b
     b       notified
 notify_self:
     ldr     x12, [x11, #{UPCALL_EVENTS}]
-    tst     x12, x13
+    tst     x12, x9
     b.ne    other_notify
-1:  ldxr    x17, [x10]
-    orr     x17, x17, x13
-    stlxr   w12, x17, [x10]
-    cbnz    w12, 1b
+1:  ldxr    x12, [x10]
+    orr     x12, x12, x9
+    stlxr   w13, x12, [x10]
+    cbnz    w13, 1b
 notified:
-    mov     x0, xzr
-    zero    8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    clear   "0, 8", "9, 10", "11, 12", "14, 15"
     eret
 other_notify:
-    mov     x0, x16
+    mov     x0, x15
     rust    {OTHER_NOTIFY}
 
 // `event::wait`, plain: without an alarm.
@@ -335,117 +278,123 @@ wait:
     lsr     x17, x0, #48
     orr     x17, x17, x1
     cbnz    x17, other_wait
-    mrs     x9, tpidr_el1
-    ldp     x10, x11, [x9]
+    ldp     x10, x11, [sp]
     suspend
     str     x0, [x10, #{VCORE_MASK}]
     str     xzr, [x10, #{VCORE_ALARM}]
-1:  ldaxr   x16, [x10]                  // only events can come in between: each once
-    ands    x12, x16, x0
+1:  ldaxr   x9, [x10]                   // only events can come in between: each once
+    ands    x12, x9, x0
     b.ne    2f
-    eor     x16, x16, #(({RUNNING} ^ {WAITING}) << 48)
-    stlxr   w12, x16, [x10]
+    eor     x9, x9, #(({RUNNING} ^ {WAITING}) << 48)
+    stlxr   w12, x9, [x10]
     cbnz    w12, 1b
     rust    {SCHEDULE}
-2:  bic     x16, x16, x12
-    stlxr   w17, x16, [x10]
-    cbnz    w17, 1b
-    mov     x0, xzr
+2:  bic     x9, x9, x12
+    stlxr   w13, x9, [x10]
+    cbnz    w13, 1b
     mov     x1, x12
-    zero    9, 10, 11, 12, 16, 17, 18
+    clear   "0, 9"
+    clear   "10, 11"
+    clear   "12, 17"
     eret
 other_wait:
     rust    {WAIT}
 
 // `call::yield_to`, plain: a vcore of an environment that is ready behind a wait, nothing of who yields waits for it, no loan, no FP/SIMD.
 yield_to:
-    find    {KIND_ENV}, {ENV_RUN}
-    lsr     x12, x13, #48
-    check_cell x12, x16
-    ldr     x12, [x9, #{CORE_FP}]
-    ldr     x13, [x9, #{CORE_RESCHEDULE}]
+    mov     x17, x0
+    find    0xf, {KIND_ENV}
+    mov     x14, x0
+    mov     x0, x17
+    tbz     x13, #({RIGHTS} + {ENV_RUN}), slow
+    lsr     x12, x13, #48               // an environment's has two cells
+    adr     x13, {TABLES}
+    ldr     x12, [x13, x12, lsl #3]
+    cmp     x12, x14
+    b.ne    slow
+    ldr     x12, [sp, #{CORE_FP}]
+    ldr     x13, [sp, #{CORE_RESCHEDULE}]
     orr     x12, x12, x13
     ldr     x13, [x10, #{VCORE_CALLER}]
     orr     x12, x12, x13
     cbnz    x12, other_yield
-    ldr     x12, [x9, #{CORE_LOAN}]
+    ldr     x12, [sp, #{CORE_LOAN}]
     cmp     x12, #{IDLE}
     b.ne    other_yield
-    ldr     x12, [x9, #{CORE_POSITION}]
+    ldr     x12, [sp, #{CORE_POSITION}]
     cmp     x12, #{IDLE}
     b.eq    other_yield
-    ldr     x12, [x10, #{VCORE_CONTROL}]
-    ldr     x13, [x9, #{CORE_ID}]
-    cmp     x13, x12, lsr #48
+    and     x12, x10, #~0xfff
+    ubfx    x13, x10, #6, #6
+    add     x12, x12, x13, lsl #1
+    ldrh    w12, [x12, #{ENVIRONMENT_HOMES}]
+    ldr     x13, [sp, #{CORE_ID}]
+    cmp     x13, x12
     b.ne    other_yield                 // it lives elsewhere
     ldr     x12, [x10, #{VCORE_SLOTS}]
-    ldr     x13, [x9, #{CORE_READY}]
+    ldr     x13, [sp, #{CORE_READY}]
     bics    xzr, x12, x13
     b.ne    other_yield
     cmp     x1, #{MAX_VCORES}
     b.hs    other_yield
-    and     x1, x1, #63
-    add     x16, x1, #8
-    orr     x16, x16, x15, lsl #6       // its name
-    address x15, 12, 26
+    and     x9, x1, #63
+    address x15
     ldr     x12, [x15, #{ENVIRONMENT_DYING}]
     cbnz    x12, other_yield
-    add     x15, x15, x1, lsl #6
+    add     x15, x15, x9, lsl #6
     add     x15, x15, #{ENVIRONMENT_VCORES}
     ldaxr   x17, [x15]
     ubfx    x13, x17, #48, #8
     cmp     x13, #{READY_EVENTS}
     b.ne    other_yield                 // what does not exist has no control page either
+    ldr     x12, [x15, #{VCORE_CALLER}]
+    cbnz    x12, other_yield            // in a chain
     ldr     x12, [x15, #{VCORE_CONTROL}]
-    address x12, 12, 26
     ldr     x12, [x12, #{UPCALL_EVENTS}]
-    ldr     x14, [x15, #{VCORE_MASK}]
+    ldr     x9, [x15, #{VCORE_MASK}]
     and     x12, x12, x17
     lsl     x12, x12, #16
     cbnz    x12, other_yield            // an upcall
-    and     x14, x14, x17
-    bic     x17, x17, x14
+    and     x9, x9, x17
+    bic     x17, x17, x9
     eor     x17, x17, #(({READY} ^ {RUNNING}) << 48)
     stlxr   w12, x17, [x15]
     cbnz    w12, other_yield
+    and     x15, x15, #~(0xff << 56)
+    orr     x15, x15, #{LINK_FIRST}
     suspend
     str     xzr, [x10, #{VCORE_MASK}]
-    str     x16, [x9, #{CORE_RUNNING}]
-    str     x16, [x9, #{CORE_BASE}]
     mov     x12, #1
-    str     x12, [x9, #{CORE_LENT}]
+    str     x12, [sp, #{CORE_LENT}]
     mov     x13, #{READY_EVENTS}
 1:  ldxr    x17, [x10]                  // only events can come in between: each once
     bfi     x17, x13, #48, #8
     stlxr   w12, x17, [x10]
     cbnz    w12, 1b
-    ldr     x12, [x9, #{CORE_ALARM}]    // `slice::arm`, with somebody who waits for the end of the slice
-    ldr     x13, [x9, #{CORE_SLICE_END}]
+    ldr     x12, [sp, #{CORE_ALARM}]    // `slice::arm`, with somebody who waits for the end of the slice
+    ldr     x13, [sp, #{CORE_SLICE_END}]
     cmp     x12, x13
     csel    x12, x12, x13, lo
-    ldr     x13, [x9, #{CORE_TIMER}]
+    ldr     x13, [sp, #{CORE_TIMER}]
     cmp     x12, x13
     b.eq    1f
-    str     x12, [x9, #{CORE_TIMER}]
+    str     x12, [sp, #{CORE_TIMER}]
     msr     cntv_cval_el0, x12
 1:  switch
     msr     tpidr_el0, xzr
     mov     x0, xzr
-    mov     x1, x14
+    lsl     x1, x9, #16                 // 48 events
+    lsr     x1, x1, #16
     b       leave_events
 other_yield:
     rust    {YIELD_TO}
 
-// By number. (`svc #0` is no call.)
-    .balign 32
-hot_calls:
-    .irp    target, no_call, null, gate_call, gate_reply, resume, wait, notify, yield_to
-    b       \target
-    .endr
-
-// A call that was not plain: its number again.
+// A call that was not plain: its handle (x8 is that binding's address), then its number again.
+slow_handle:
+    ubfx    x0, x8, #5, #7
 slow:
     mrs     x16, esr_el1
+    mvn     w16, w16
     and     x16, x16, #0xffff
 other_call:
     sub     sp, sp, #{FRAME}
@@ -461,17 +410,19 @@ other_call:
     ldp     x0, x1, [sp]
     ldr     x2, [sp, #16]
     ldr     x30, [sp, #88]
-    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
     add     sp, sp, #{FRAME}
+    clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
     eret
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
+    .global leave
 leave:
     add     sp, sp, #{FRAME}            // what was on the stack is below it now
     subs    x0, x0, #3
     b.ne    1f                          // else x0 = 0 already
 leave_events:
-    zero    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    clear   "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13", "14, 15", "16, 17", "18, 19", "20, 21", "22, 23", "24, 25", "26, 27", "28, 29"
+    mov     x30, xzr
     eret
 1:  adds    x0, x0, #1
     b.eq    leave_full
@@ -486,12 +437,11 @@ leave_words:
     each    ldp, x1, 0, "2, 3", "4, 5", "6, 7"
     ldr     x8, [x1, #64]
     ldp     x0, x1, [x1]
-    zero    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    clear   "9, 10", "11, 12", "13, 14", "15, 16", "17, 18", "19, 20", "21, 22", "23, 24", "25, 26", "27, 28", "29, 30"
     eret
 
 leave_full:
-    mrs     x16, tpidr_el1
-    ldr     x16, [x16, #{CORE_CONTROL}]
+    ldr     x16, [sp, #{CORE_CONTROL}]
     add     x16, x16, #{PREEMPTED}
     pairs   ldp
     ldr     x30, [x16, #({X} + 240)]
@@ -503,40 +453,49 @@ interrupt:
     rust    {INTERRUPT}
 
 // An exception that is no call: an upcall, unless it is the first use of FP/SIMD, or the library cannot take it.
-no_call:
+// FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
+fault:
     stp     x0, x1, [sp, #-32]
-    mrs     x17, tpidr_el1
-    ldr     x17, [x17, #{CORE_CONTROL}]
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
+    ldr     x17, [sp, #{CORE_CONTROL}]
     ldr     x16, [x17, #{MASKED}]
-    cmp     x1, #0x07                   // FP/SIMD trapped
-    ccmp    x16, #0, #0, ne
-    b.ne    no_upcall
+    cbnz    x16, no_upcall
     ldr     x16, [x17, #{ENTRY}]
     cbz     x16, no_upcall
-    address_of_cause
+    mrs     x0, esr_el1
+    lsr     x1, x0, #26
+    cmp     x1, #0x24
+    b.ne    2f
+1:  mrs     x1, far_el1
+upcall:
     stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
     stp     x0, x1, [x17, #({UPCALL} + {PC})]
     msr     elr_el1, x16
+    msr     spsr_el1, xzr
+    str     x16, [x17, #{MASKED}]
     ldp     x0, x1, [sp, #-16]
     stp     x0, x1, [x17, #({UPCALL} + {X} + 128)]
-    str     xzr, [x17, #({UPCALL} + {EVENTS})]
-    mov     x0, #1
-    str     x0, [x17, #{MASKED}]
-    msr     spsr_el1, xzr
     ldp     x0, x1, [sp, #-32]
-    zero    16, 17
+    mov     x17, xzr                    // x16 is the library's own address
     eret
+2:  cmp     x1, #0x20
+    b.eq    1b
+    cmp     x1, #0x07                   // FP/SIMD trapped
+    mov     x1, xzr
+    b.ne    upcall
 no_upcall:
     ldp     x0, x1, [sp, #-32]
 
 // The rest of the exceptions.
 stop:
     save
-    cause
+    mrs     x0, esr_el1
+    mrs     x1, far_el1
+    lsr     x2, x0, #26
+    bic     x2, x2, #4
+    cmp     x2, #0x20
+    csel    x1, x1, xzr, eq
     stp     x0, x1, [x16]
     rust    {FAULT}
 
@@ -551,6 +510,9 @@ map_slow:
 resume:
     ldr     x17, [sp, #-16]
     cbz     x17, resume_now
+    .if     {GENERAL}
+    b       resume_entries
+    .endif
     cmp     x17, #1
     b.ne    resume_entries
     below   stp
@@ -563,18 +525,20 @@ other_map:
     ldr     x30, [sp], #16
     lsr     x2, x1, #32
     mov     w1, w1
-    zero    3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+    clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
     eret
 
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
 // x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
 map:
+    .if     {GENERAL}
+    b       other_map
+    .endif
     sub     x17, x1, #1
     orr     x17, x17, x0
     cbnz    x17, other_map
 map_page:
-    mrs     x2, tpidr_el1
-    ldp     x4, x5, [x2]
+    ldp     x4, x5, [sp]
     ldr     x2, [x5, #{BATCH}]          // the entry: each word once
     ldr     x3, [x5, #({BATCH} + 8)]
     and     x4, x4, #~0xfff             // the environment, whose lock comes first
@@ -601,7 +565,6 @@ map_page:
     // Both bindings, as `find` and `binding::read`: x8 to x11 are the pool's words; x12, x13, x6 the environment's, but its badge:
     // that is what the cell holds until the environment dies, which it has not, and does not while the lock is held.
     ldr     x7, [x4, #{ENVIRONMENT_BINDINGS}]
-    address x7, 12, 26
     add     x5, x7, x5, lsl #5
     ldar    x8, [x5]
     ldp     x9, x10, [x5, #8]
@@ -619,8 +582,8 @@ map_page:
     ccmp    x5, #{KIND_POOL}, #0, eq
     b.ne    map_unlock
     and     w5, w8, w12
-    tbz     w5, #8, map_unlock          // the rights to read it and to map it
-    bic     w5, w2, w8, lsr #(9 - {WRITE})
+    tbz     w5, #{RIGHTS}, map_unlock   // the rights to read it and to map it
+    bic     w5, w2, w8, lsl #({WRITE} - {RIGHTS} - 1)
     tbnz    w5, #{WRITE}, map_unlock
     eor     x6, x6, x4, lsr #12         // the own environment
     lsl     x6, x6, #38
@@ -628,17 +591,15 @@ map_page:
     adr     x7, {TABLES}
     ubfx    x5, x8, #32, #16
     ldr     x5, [x7, x5, lsl #3]
-    eor     x9, x9, x5
+    cmp     x9, x5
     lsr     x8, x8, #48
     ldr     x8, [x7, x8, lsl #3]
-    eor     x11, x11, x8
+    ccmp    x11, x8, #0, eq
     ubfx    x12, x12, #32, #16
     ldr     x12, [x7, x12, lsl #3]
-    eor     x13, x13, x12
-    orr     x9, x9, x11
-    orr     x9, x9, x13
-    orr     x6, x6, x9, lsr #16
-    cbnz    x6, map_unlock
+    ccmp    x13, x12, #0, eq
+    ccmp    x6, #0, #0, eq
+    b.ne    map_unlock
     // x8 = the frame's word, x9 = the slot.
     adr     x7, {FOUND}
     ldp     x8, x9, [x7, #{FRAME_WORDS}]
@@ -682,13 +643,16 @@ map_page:
     dsb     ishst                       // `publish_descriptors`
     stlrb   wzr, [x4]
     cbnz    x17, mapped
-    zero    2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    clear   "2, 4", "5, 6", "7, 8", "9, 10", "11, 12"
+    mov     x13, xzr
     eret                                // x0 and x17 are 0, x1 the entries done, x16 the call, x3 of the entry; x14, x15, x18 are as they were
 mapped:
     below   ldp
 resume_now:
-    mrs     x17, tpidr_el1
-    ldp     x16, x17, [x17]
+    .if     {GENERAL}
+    b       resume_fully
+    .endif
+    ldp     x16, x17, [sp]
     ldr     x16, [x16]
     stp     x0, x1, [sp, #-32]
     ldr     x0, [x17, #{UPCALL_EVENTS}]
@@ -696,8 +660,7 @@ resume_now:
     lsl     x0, x0, #16                 // 48 events
     cbnz    x0, resume_events
     ldp     x0, x1, [x17, #({UPCALL} + {PC})]
-    mov     w16, #{FLAGS_LOW}
-    movk    w16, #{FLAGS_HIGH}, lsl #16
+    ldr     x16, ={FLAGS}
     and     x1, x1, x16
     msr     elr_el1, x0
     msr     spsr_el1, x1
@@ -707,6 +670,7 @@ resume_now:
     eret
 resume_events:
     ldp     x0, x1, [sp, #-32]
+resume_fully:
     save
     rust    {RESUME_EVENTS}
 
@@ -719,7 +683,7 @@ resume_entries:
     mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
-    mov     x17, x1
+    mov     w17, w1
     words   ldp
     more_words ldp
     ldp     x18, x30, [sp, #128]
@@ -729,7 +693,7 @@ resume_entries:
 
 // The kernel is wrong. The stack may be the reason, so the report gets a fresh one.
 kernel_fault:
-    ldr     x16, =stack_top
+    mrs     x16, tpidr_el1
     mov     sp, x16
     mrs     x0, esr_el1
     mrs     x1, elr_el1

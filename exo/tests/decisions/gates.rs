@@ -34,7 +34,7 @@ fn a_call_runs_the_other_side_in_the_callers_slice_and_the_reply_comes_back() {
     let init = fake.running();
     let x = fake.svc(Call::Call, &[GATE, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!((fake.running(), x[0], words(&x), x[8]), (child.vcore, 5, [1, 2, 3, 4, 5, 6, 7], 0));
-    assert_eq!(fake.state(init), State::Calling);
+    assert!(fake.calls(init));
     let x = fake.svc(Call::ReplyWait, &[0, 11, 12, 13, 14, 15, 16, 17]);
     assert_eq!((fake.running(), x[0], words(&x), x[8]), (init, 0, [11, 12, 13, 14, 15, 16, 17], 0));
     assert_eq!(fake.state(child.vcore), State::Gate);
@@ -156,7 +156,7 @@ fn a_member_of_the_chain_that_dies_splits_it() {
     fake.assert_clean();
     assert_eq!((fake.state(wanted), fake.result(wanted, 0)), (State::Ready, Died as u64));
     assert_eq!(fake.pending(children[2].vcore) & CUT, CUT);
-    assert_eq!(VcoreRef::from_word(fake.vcore(children[2].vcore).caller.load(Relaxed)), VcoreRef::NONE);
+    assert_eq!(fake.vcore(children[2].vcore).serves(), VcoreRef::NONE);
     // The rest of it still answers.
     fake.until(children[3].vcore);
     fake.svc(Call::ReplyWait, &[0, 8]);
@@ -227,7 +227,7 @@ fn the_deadline_cuts_the_call_and_the_late_reply_goes_nowhere() {
     fake.svc(Call::Call, &[SLOT + 1]);
     fake.until(child.vcore);
     fake.svc(Call::ReplyWait, &[0, 99]);
-    assert_eq!(fake.state(init), State::Calling);
+    assert!(fake.calls(init));
     fake.until(other.vcore);
     fake.svc(Call::ReplyWait, &[0, 7]);
     fake.until(init);
@@ -350,7 +350,7 @@ fn a_servers_own_slice_serves_and_its_reply_makes_the_caller_ready() {
 }
 
 #[test]
-fn fp_registers_belong_to_the_chain() {
+fn fp_registers_are_of_who_runs_and_pass_through_calls() {
     use crate::fake::Did;
     let (fake, child) = served();
     let init = fake.running();
@@ -358,13 +358,19 @@ fn fp_registers_belong_to_the_chain() {
     fake.did.borrow_mut().clear();
     exo::call::use_fp(&fake);
     fake.svc(Call::Call, &[GATE]);
-    exo::call::use_fp(&fake);
-    assert_eq!(*fake.did.borrow(), [Did::LoadFp(own), Did::LoadFp(own)]);
+    assert_eq!(*fake.did.borrow(), [Did::LoadFp(own)]);
     fake.did.borrow_mut().clear();
-    // The caller is stopped: what goes on working keeps the registers.
+    // The caller is stopped: what goes on working keeps the registers, and is preempted with them.
     exo::vcore::stop(&fake, init, fake.vcore(init), 3, 0).unwrap();
-    assert_eq!(*fake.did.borrow(), [Did::SaveFp(own)]);
+    assert_ne!(fake.core().fp.load(Relaxed), 0);
+    fake.interrupt();
+    assert!(fake.did.borrow().contains(&Did::SaveFp(theirs)), "{:?}", fake.did.borrow());
+    assert!(!fake.did.borrow().contains(&Did::SaveFp(own)));
     assert_eq!(fake.core().fp.load(Relaxed), 0);
+    fake.until(child.vcore);
     exo::call::use_fp(&fake);
     assert_eq!(fake.did.borrow().last(), Some(&Did::LoadFp(theirs)));
+    // Who waits loses them.
+    fake.svc(Call::ReplyWait, &[0]);
+    assert_eq!(fake.did.borrow().iter().filter(|did| matches!(did, Did::DropFp)).count(), 1);
 }

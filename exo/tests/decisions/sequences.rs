@@ -25,7 +25,8 @@ impl Player<'_> {
                 let reference = VcoreRef::new(environment.frame(), index as u64);
                 let start = Start { pc: 1, sp: 2, argument: 3 };
                 let free = (0..64).find(|position| fake.core().slots[*position as usize].owner.load(Relaxed) == 0);
-                if let (0, Some(position), true) = (vcore.slots.load(Relaxed), free, vcore.home() == fake.core().id()) {
+                let here = exo::vcore::home(fake, reference) == fake.core().id();
+                if let (0, Some(position), true) = (vcore.slots.load(Relaxed), free, here) {
                     let claim = slice::Claim {
                         owner: reference,
                         environment: environment.number(),
@@ -38,7 +39,7 @@ impl Player<'_> {
                 let _ = match vcore.word().state() {
                     State::Stopped => vcore::start(fake, reference, vcore, Some(&start)).is_ok(),
                     State::Waiting | State::Gate if self.dice.one_in(2) => {
-                        event::raise(fake, reference, vcore.mask.load(Relaxed));
+                        event::raise(fake, reference, vcore.mask.load(Relaxed) & exo::vcore::PENDING);
                         true
                     }
                     State::Waiting => {
@@ -105,7 +106,7 @@ impl Player<'_> {
             let number = match self.dice.below(8) {
                 0..=3 => self.dice.of(OFTEN) as u64,
                 4..=5 => self.dice.of(LESS) as u64,
-                _ => 1 + self.dice.below(Call::END - 1),
+                _ => self.dice.below(Call::END),
             };
             (number, self.sensible(Call::from_number(number).expect("it is below the end")))
         };

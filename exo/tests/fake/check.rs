@@ -7,7 +7,7 @@ use exo::frame::Kind;
 use exo::machine::Machine;
 use exo::page_table::next_table;
 use exo::pool::{self, State as PoolState};
-use exo::vcore::{State, VcoreRef};
+use exo::vcore::{Link, State, VcoreRef};
 use exo_abi::exposed::{SLICE_CLAIMED, audit as said};
 use exo_abi::page::Descriptor;
 use exo_abi::{MAX_CHAIN_CALLS, MAX_ENVIRONMENTS, MAX_POOLS, Pfn};
@@ -83,7 +83,7 @@ impl Fake {
                 .vcores
                 .iter()
                 .filter(|vcore| vcore.word().state() != State::None)
-                .for_each(|vcore| usage(vcore.control_frame(), Kind::Control));
+                .for_each(|vcore| usage(self.frames().near(vcore.control_frame()), Kind::Control));
             let root = environment.root();
             let tables: Vec<Pfn> = if root != Pfn(0) {
                 let tables_2: Vec<Pfn> = self.words(root)[..511].iter().filter_map(next_table).collect();
@@ -118,7 +118,8 @@ impl Fake {
                 wrong.push(format!("{pfn:?} is {:?} and used as {uses:?}", word.kind()));
             }
             let count = mapped.get(&pfn.0).copied().unwrap_or(0);
-            if !matches!(word.kind(), Kind::Table | Kind::Device) && word.count() != count {
+            let counted = if word.kind() == Kind::Free { 0 } else { word.count() };
+            if !matches!(word.kind(), Kind::Table | Kind::Device) && counted != count {
                 wrong.push(format!(
                     "{pfn:?} ({:?}) is counted {} times and mapped {count} times",
                     word.kind(),
@@ -188,28 +189,30 @@ impl Fake {
             {
                 let me = VcoreRef::new(environment.frame(), index as u64);
                 let state = vcore.word().state();
-                if (state == State::Running) != running.contains(&me) || state == State::Held {
+                let callee = vcore.calls();
+                if (state == State::Running) != (callee.exists() || running.contains(&me)) || state == State::Held {
                     wrong.push(format!("{me:?} is {state:?}, and {running:?} run"));
                 }
-                let callee = VcoreRef(vcore.callee.load(Relaxed));
-                if (state == State::Calling) != callee.exists()
-                    || (callee.exists() && VcoreRef::from_word(self.vcore(callee).caller.load(Relaxed)) != me)
-                {
+                if callee.exists() && (running.contains(&me) || self.vcore(callee).serves() != me) {
                     wrong.push(format!("{me:?} is {state:?} and calls {callee:?}"));
                 }
-                let caller = VcoreRef::from_word(vcore.caller.load(Relaxed));
-                if caller.exists() && VcoreRef(self.vcore(caller).callee.load(Relaxed)) != me {
+                let caller = vcore.serves();
+                if caller.exists() && self.vcore(caller).calls() != me {
                     wrong.push(format!("{me:?} serves {caller:?}, who calls somebody else"));
                 }
                 if caller.exists() && matches!(state, State::Gate | State::Stopped) {
                     wrong.push(format!("{me:?} is {state:?} and serves {caller:?}"));
                 }
-                let above = |at: &VcoreRef| {
-                    Some(VcoreRef::from_word(self.vcore(*at).caller.load(Relaxed))).filter(|caller| caller.exists())
-                };
+                let above = |at: &VcoreRef| Some(self.vcore(*at).serves()).filter(|caller| caller.exists());
                 let depth = std::iter::successors(Some(me), above).take(99).count();
                 if depth > MAX_CHAIN_CALLS as usize + 1 {
                     wrong.push(format!("{me:?} is {depth} deep in its chain"));
+                }
+                let said = Link::own(me, vcore.caller.load(Relaxed));
+                let known = said.0 >> 56 & 7 | u64::from(said.has(Link::DEEP)) << 3;
+                // A chain that was cut counts what was above it still.
+                if known < depth as u64 - 1 {
+                    wrong.push(format!("{me:?} is {depth} deep in its chain and believes {known}"));
                 }
             }
         }
@@ -229,7 +232,11 @@ impl Fake {
                 if !owner.exists() {
                     continue;
                 }
-                if self.frames().read(owner.environment()).is_none_or(|word| word.kind() != Kind::Environment) {
+                if self
+                    .frames()
+                    .read(self.frames().near(owner.environment()))
+                    .is_none_or(|word| word.kind() != Kind::Environment)
+                {
                     wrong.push(format!("position {position} belongs to {owner:?}, which is gone"));
                     continue;
                 }
@@ -238,8 +245,8 @@ impl Fake {
                     wrong.push(format!("{owner:?} does not know of its position {position}"));
                 }
                 let mut end = owner;
-                while self.vcore(end).word().state() == State::Calling {
-                    end = VcoreRef(self.vcore(end).callee.load(Relaxed));
+                while self.vcore(end).calls().exists() {
+                    end = self.vcore(end).calls();
                 }
                 if self.vcore(end).word().state() == State::Ready && core.ready.load(Relaxed) >> position & 1 == 0 {
                     wrong.push(format!("{end:?} is ready for position {position}, and nobody knows"));
@@ -257,7 +264,7 @@ impl Fake {
             for (index, vcore) in environment.vcores.iter().enumerate() {
                 let slots = vcore.slots.load(Relaxed);
                 let me = VcoreRef::new(environment.frame(), index as u64);
-                let Some(core) = self.core_at(vcore.home()) else { continue };
+                let Some(core) = self.core_at(exo::vcore::home(self, me)) else { continue };
                 for position in (0..64).filter(|position| slots >> position & 1 != 0) {
                     if VcoreRef(core.slots[position].owner.load(Relaxed)) != me {
                         wrong.push(format!("{me:?} believes that position {position} is its own"));

@@ -10,7 +10,7 @@ use exo::device_tree::{Range, Ranges};
 use exo::environment::Environment;
 use exo::first;
 use exo::frame::{EXPOSED, Frames, Kind, Word};
-use exo::machine::{Found, Line, Machine, Power, Tables, Trigger, Words};
+use exo::machine::{Found, LINEAR, Line, MAX_SPAN, Machine, Power, Tables, Trigger, Words};
 use exo::slice::{self, Core};
 use exo::vcore::{Vcore, VcoreRef};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun};
@@ -109,8 +109,6 @@ pub struct Fake {
     pub did: RefCell<Vec<Did>>,
     /// What the debug UART printed.
     pub printed: RefCell<Vec<u8>>,
-    /// Whether every core has left the kernel.
-    pub quiesced: Cell<bool>,
     /// What is wrong with this machine.
     pub seed: Cell<Seed>,
     /// Looks at kernel memory since it was last set to 0: how long a call took.
@@ -177,7 +175,6 @@ impl Fake {
             tlb: RefCell::new(Tlb::default()),
             did: RefCell::default(),
             printed: RefCell::default(),
-            quiesced: Cell::new(true),
             seed: Cell::new(Seed::None),
             work: Cell::new(0),
             interrupted: RefCell::default(),
@@ -267,7 +264,10 @@ impl Machine for Fake {
         unsafe { &*page.cast::<Environment>() }
     }
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
-        assert!(vcore.0 & 63 >= 8, "the kernel looked for a vcore in {vcore:?}");
+        assert!(
+            vcore.0 & 63 == 0 && vcore.0 >> 6 & 63 >= 8 && vcore.0 & !(MAX_SPAN - 1) == LINEAR,
+            "the kernel looked for a vcore in {vcore:?}"
+        );
         &self.environment(vcore.environment()).vcores[vcore.index() as usize]
     }
     fn core(&self) -> &Core {
@@ -346,9 +346,6 @@ impl Machine for Fake {
     fn interrupt_core(&self, id: u64) {
         self.did.borrow_mut().push(Did::InterruptCore(id));
         self.interrupted.borrow_mut().push(id);
-    }
-    fn quiesced(&self) -> bool {
-        self.quiesced.get()
     }
     fn load_fp(&self, control: Pfn) {
         self.did.borrow_mut().push(Did::LoadFp(control));

@@ -153,6 +153,11 @@ impl Fake {
         self.vcore(vcore).word().state()
     }
 
+    /// It waits for a reply.
+    pub fn calls(&self, vcore: VcoreRef) -> bool {
+        self.state(vcore) == State::Running && self.vcore(vcore).calls().exists()
+    }
+
     /// Events pending for a vcore.
     pub fn pending(&self, vcore: VcoreRef) -> u64 {
         self.vcore(vcore).word().pending()
@@ -179,7 +184,8 @@ impl Fake {
             [pool.account().0, pool.account().1, pool.identity().owner(), pool.identity().state() as u64]
         });
         let cells = self.tables().cells.iter().map(|cell| cell.load(Relaxed) & 0xffff);
-        kinds.chain(numbers).chain(pools).chain(cells).collect()
+        let owners = self.tables().cell_owners.iter().map(|owner| owner.load(Relaxed).into());
+        kinds.chain(numbers).chain(pools).chain(cells).chain(owners).collect()
     }
 }
 
@@ -190,7 +196,7 @@ pub fn kind(binding: &Binding) -> BindingKind {
 
 /// What it permits.
 pub fn rights(binding: &Binding) -> Rights {
-    Rights::from_bits_retain((binding.head >> 8) as u8)
+    Rights::from_bits_retain((binding.head >> exo::binding::RIGHTS_SHIFT) as u8)
 }
 
 /// The range it refers to: first and count.

@@ -27,6 +27,7 @@ no_kernel! {
     plain_5(x0: u64, x1: u64, x2: u64, x3: u64, x4: u64) -> [u64; 3] = [NO, 0, 0];
     plain_8(x: [u64; 8]) -> [u64; 3] = [NO, 0, 0];
     switching_2(x0: u64, x1: u64) -> [u64; 2] = [NO, 0];
+    switching_0(x0: u64) -> u64 = NO;
     switching_8(x0: u64, words: [u64; 7]) -> [u64; 9] = [NO, 0, 0, 0, 0, 0, 0, 0, 0];
     switching_11(x0: u64, words: [u64; 7], x8: u64, x9: u64, x10: u64) -> [u64; 9] = [NO, 0, 0, 0, 0, 0, 0, 0, 0];
 }

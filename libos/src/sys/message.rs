@@ -37,6 +37,13 @@ pub fn call_words(gate: Handle, words: [u64; 7]) -> Result<[u64; 7], Refusal> {
     check(x0).map(|()| [x1, x2, x3, x4, x5, x6, x7])
 }
 
+/// [`Call::Call`] without words: the other side finds what happens to be in the registers, and its words are dropped.
+#[inline(always)]
+pub fn call_empty(gate: Handle) -> Result<(), Refusal> {
+    // SAFETY: as above.
+    check(unsafe { svc::switching_0::<{ Call::Call as u64 }>(u64::from(gate.0)) })
+}
+
 /// [`Call::Call`] with everything it can carry.
 pub fn call(gate: Handle, message: &CallMessage) -> Result<Received, Refusal> {
     let mut x0 = u64::from(gate.0);

@@ -68,11 +68,11 @@ mod machine {
         "br x17",
         "2:",
         ".irp number,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32",
-        "svc #\\number",
+        "svc #(65535 - \\number)",
         "b 3f",
         ".endr",
         ".irp number,33,34,35,36,37,38,39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63,65535",
-        "svc #\\number",
+        "svc #(65535 - \\number)",
         "b 3f",
         ".endr",
         "3:",
@@ -104,7 +104,7 @@ mod machine {
         let (refusal, done);
         // SAFETY: a refused resume keeps every register but x16 and x17; the caller answers for the rest.
         unsafe {
-            asm!("svc #{number}", number = const Call::Resume as u64, inlateout("x16") entries => refusal, lateout("x17") done, options(nostack));
+            asm!("svc #{number}", number = const exo_abi::calls::immediate(Call::Resume as u64), inlateout("x16") entries => refusal, lateout("x17") done, options(nostack));
         }
         (refusal, done)
     }

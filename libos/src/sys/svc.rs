@@ -5,6 +5,7 @@
 //! FPCR counts as a floating-point register: the other side of a gate may leave rounding modes behind, see the README.
 
 use core::arch::asm;
+use exo_abi::calls::immediate;
 
 macro_rules! plain {
     ($(#[$doc:meta])* $name:ident($($argument:ident $register:tt),*) also $($lost:tt),*) => {
@@ -19,7 +20,7 @@ macro_rules! plain {
             unsafe {
                 asm!(
                     "svc #{number}",
-                    number = const NUMBER,
+                    number = const immediate(NUMBER),
                     inlateout("x0") x0 => r0, inlateout("x1") x1 => r1, inlateout("x2") x2 => r2,
                     $(inlateout($register) $argument => _,)*
                     $(lateout($lost) _,)*
@@ -50,7 +51,7 @@ pub unsafe fn plain_8<const NUMBER: u64>(x: [u64; 8]) -> [u64; 3] {
     unsafe {
         asm!(
             "svc #{number}",
-            number = const NUMBER,
+            number = const immediate(NUMBER),
             inlateout("x0") x[0] => r0, inlateout("x1") x[1] => r1, inlateout("x2") x[2] => r2, inlateout("x3") x[3] => _,
             inlateout("x4") x[4] => _, inlateout("x5") x[5] => _, inlateout("x6") x[6] => _, inlateout("x7") x[7] => _,
             lateout("x8") _, lateout("x9") _, lateout("x10") _, lateout("x11") _, lateout("x12") _, lateout("x13") _,
@@ -72,7 +73,7 @@ pub unsafe fn plain_2<const NUMBER: u64>(x0: u64, x1: u64) -> [u64; 3] {
     unsafe {
         asm!(
             "svc #{number}",
-            number = const NUMBER,
+            number = const immediate(NUMBER),
             inlateout("x0") x0 => r0, inlateout("x1") x1 => r1, lateout("x2") r2, lateout("x3") _, lateout("x4") _,
             lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _,
             lateout("x11") _, lateout("x12") _, lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _,
@@ -94,7 +95,7 @@ pub unsafe fn plain_0<const NUMBER: u64>() -> u64 {
     unsafe {
         asm!(
             "svc #{number}",
-            number = const NUMBER,
+            number = const immediate(NUMBER),
             lateout("x0") r0, lateout("x1") _, lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _,
             lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _, lateout("x11") _,
             lateout("x12") _, lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _, lateout("x17") _,
@@ -112,7 +113,7 @@ macro_rules! switching_svc {
             "stp x19, x29, [sp, #-16]!",
             "svc #{number}",
             "ldp x19, x29, [sp], #16",
-            number = const NUMBER,
+            number = const immediate(NUMBER),
             $($operands)*
             lateout("x11") _, lateout("x12") _, lateout("x13") _, lateout("x14") _, lateout("x15") _, lateout("x16") _,
             lateout("x17") _, lateout("x18") _, lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _,
@@ -142,6 +143,23 @@ pub unsafe fn switching_2<const NUMBER: u64>(x0: u64, x1: u64) -> [u64; 2] {
         );
     }
     [r0, r1]
+}
+
+/// A switching call whose words nobody looks at: x0 in and out.
+///
+/// # Safety
+/// As the call demands.
+#[inline(always)]
+pub unsafe fn switching_0<const NUMBER: u64>(x0: u64) -> u64 {
+    let r0;
+    // SAFETY: every register but sp is named or pushed. The rest is the caller's promise.
+    unsafe {
+        switching_svc!(
+            inlateout("x0") x0 => r0, lateout("x1") _, lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _,
+            lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _,
+        );
+    }
+    r0
 }
 
 /// A switching call that carries seven words: x0 to x7 in, x0 to x8 out.

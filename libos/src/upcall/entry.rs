@@ -8,6 +8,7 @@ use crate::control::{LIBRARY, Library};
 use core::arch::global_asm;
 use core::mem::offset_of;
 use exo_abi::Call;
+use exo_abi::calls::immediate;
 use exo_abi::control_page::{ControlPage, Frame};
 
 /// Offset of x0 in the control page.
@@ -128,7 +129,7 @@ global_asm!(
     x = const X,
     spare = const SPARE,
     upcall_stack = const UPCALL_STACK,
-    resume = const Call::Resume as u64,
+    resume = const immediate(Call::Resume as u64),
 );
 
 // x30 and sp are neighbours in the frame: one instruction saves both.
