@@ -158,7 +158,7 @@ mod tests {
         let mut out = [0; 8];
         assert_eq!(reader.read(&mut out, FAR), Ok(4));
         assert_eq!(reader.read(&mut out, FAR), Err(Error::Died));
-        core::mem::forget(writer);
+        drop(writer);
     }
 
     #[test]
