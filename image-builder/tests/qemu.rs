@@ -198,6 +198,13 @@ fn calls_are_answered_rightly_whoever_is_killed_revoked_and_restarted_on_cortex_
 }
 
 #[test]
+fn channels_between_environments_keep_every_promise() {
+    for options in cases::plain_machines() {
+        pass(&cases::attack("channels", options));
+    }
+}
+
+#[test]
 fn demo_answers_piped_input_and_switches_off() {
     pass(&cases::demo());
 }
