@@ -455,7 +455,11 @@ pub struct Loan<'m> {
 pub fn loan_for<M: Machine>(m: &M, woken: VcoreRef) -> Option<Loan<'_>> {
     let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
-    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore::home(m, woken) != core.id() {
+    if position >= 63
+        || !core.running().exists()
+        || core.loan.load(Relaxed) != IDLE
+        || vcore::home(m, woken) != core.id()
+    {
         return None;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
@@ -494,6 +498,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     // Unless another core had it stopped before it went on.
     if won != 0 && m.vcore(running).word().is(State::Running) {
         // Should its loan have passed already, the timer interrupts at once.
+        arm(m);
         return Outcome::Waited(running);
     }
     if !running.exists() {

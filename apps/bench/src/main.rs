@@ -23,8 +23,8 @@ mod interrupt;
 mod machine;
 mod memory;
 mod meter;
-mod rpc;
 mod rings;
+mod rpc;
 mod upcalls;
 
 use libos::println;

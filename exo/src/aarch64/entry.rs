@@ -229,8 +229,9 @@ fn serve_interrupts() {
         } else if gic::is_shared(number) {
             interrupt::fired(&Arm, number);
         } else {
-            // Nothing else that is private is unmasked.
+            // Nothing else that is private is unmasked. One look an entry: the next must find this core out of the kernel.
             remote::look(&Arm);
+            return gic::complete(number);
         }
         gic::complete(number);
     }
