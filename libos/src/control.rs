@@ -22,6 +22,10 @@ pub struct Library {
     pub batch_used: u64,
     /// The application's [`crate::upcall::LightHandler`], or 0.
     pub light_handler: u64,
+    /// The application's [`crate::upcall::QuickHandler`], or 0.
+    pub quick_handler: u64,
+    /// An entry for the full way to apply, which the short entry could not put into the batch buffer; its first word is 0: there is none.
+    pub kept: [u64; 2],
     /// Frames in [`Library::stock`].
     pub stocked: u64,
     /// Zeroed frames of the own pool, for demand-zero faults. Only upcalls touch them: nobody interrupts an upcall.
@@ -30,8 +34,10 @@ pub struct Library {
     pub demand_faults: u64,
     /// Upcalls that took the long way.
     pub full_upcalls: u64,
-    /// Resumes refused in a row.
+    /// Resumes refused in a row at [`Library::refused_address`].
     pub refusals: u64,
+    /// Address of the fault whose answer was refused last.
+    pub refused_address: u64,
     /// Entries of the last answer to a fault whose frames came from the stock.
     pub answered: u64,
     /// Index of this vcore in its environment.
@@ -146,6 +152,12 @@ pub fn set_upcall_events(mask: u64) -> u64 {
     }
 }
 
+/// Chooses where upcalls of the running vcore enter; 0: nowhere.
+pub fn set_upcall_entry(address: u64) {
+    // SAFETY: the page is mapped while its vcore lives; the kernel reads the word at the next fault or event.
+    unsafe { addr_of_mut!((*page()).upcall_entry).write_volatile(address) }
+}
+
 /// Publishes the frames to take first when some are taken by force.
 pub fn set_sacrifice(index: usize, frame: u64) {
     assert!(index < 32);
@@ -241,7 +253,6 @@ pub fn frame_in_batch() -> Frame {
     unsafe { addr_of!((*page()).batch).cast::<Frame>().read_volatile() }
 }
 
-#[cfg_attr(not(target_os = "none"), expect(unused_imports, reason = "the entry and the upcalls use it"))]
 pub(crate) use library_get;
 pub(crate) use library_set;
 

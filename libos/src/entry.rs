@@ -113,7 +113,6 @@ mod machine {
     use alloc::vec::Vec;
     use core::arch::{asm, global_asm};
     use core::panic::PanicInfo;
-    use core::ptr::addr_of_mut;
     use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
     use exo_abi::exposed::{Features, MachineInfo};
     use exo_abi::{PAGE_BYTES, Pfn, Refusal, binding};
@@ -174,8 +173,7 @@ mod machine {
     pub fn adopt_vcore(index: u64, stack_end: u64) {
         library_set!(index, vcore);
         library_set!(stack_end, upcall_stack);
-        // SAFETY: the page is this vcore's; the upcall stack is in place.
-        unsafe { addr_of_mut!((*control::page()).upcall_entry).write_volatile(upcall::entry_address()) };
+        control::set_upcall_entry(upcall::entry_address(upcall::Entry::Common));
     }
 
     /// What the outlined atomics of compiler-builtins look at before each operation; not 0: FEAT_LSE is there. A change decides about speed only.

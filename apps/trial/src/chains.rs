@@ -1,7 +1,7 @@
 //! Chains of calls over time: slices that end in them, callees that end or are late, who lends, who has slices.
 
 use crate::ensure;
-use crate::held::{Held, refused};
+use crate::held::{Broken, Held, refused};
 use core::time::Duration;
 use exo_abi::binding::Rights;
 use exo_abi::{Handle, Refusal};
@@ -201,8 +201,19 @@ pub fn late_reply(ground: &Ground) -> Held {
 }
 
 pub fn lends_to_the_busy(ground: &Ground) -> Held {
+    // A busy host may take this program's slice so that the server has all its work done when it comes back: then with more of it.
+    for round in 0..8 {
+        if lends(ground, LONG << round)? {
+            return Ok(());
+        }
+    }
+    Err(Broken("the server was never busy".into()))
+}
+
+/// Whether the server was busy when it was called.
+fn lends(ground: &Ground, work: u64) -> Result<bool, Broken> {
     let (child, gate) = server(ground, Code::Slow.va())?;
-    let asks = client(ground, &gate, LONG)?;
+    let asks = client(ground, &gate, work)?;
     let other = spinner(ground)?;
     // It runs in the rest of this slice, and its server is in the middle of its work when that ends.
     sys::yield_to(asks.env, 0)?;
@@ -219,10 +230,11 @@ pub fn lends_to_the_busy(ground: &Ground) -> Held {
             reply => break reply?,
         }
     };
-    ensure!(reply == [1, 2, 3, 4, 5, 6, 5] && busy > 0, "{reply:?} came back, it was busy {busy} times");
+    ensure!(reply == [1, 2, 3, 4, 5, 6, 5], "{reply:?} came back");
     let reason = asks.run(0)?.reason;
-    ensure!(reason == StopReason::Halted(LONG), "whose server was lent to got {reason:?}");
-    end(ground, &[&gate], [child, asks, other])
+    ensure!(reason == StopReason::Halted(work), "whose server was lent to got {reason:?}");
+    end(ground, &[&gate], [child, asks, other])?;
+    Ok(busy > 0)
 }
 
 /// The client's slice goes while it is served.

@@ -1,6 +1,7 @@
 //! Faults on purpose: single instructions that fault, and the handler that sees them.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use exo_abi::page::MapEntry;
 use exo_abi::{Handle, PAGE_BYTES};
@@ -171,27 +172,173 @@ pub fn misaligned() {
     }
 }
 
-/// Registers with marks in them across an undefined instruction: what changed. 0: nothing.
-pub fn changed_across_a_fault() -> u64 {
-    let changed;
-    // SAFETY: what is written is named; the instruction is skipped.
+/// Every register of a program.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// N, Z, C, V.
+    pub flags: u64,
+    /// FPCR.
+    pub fpcr: u64,
+    /// FPSR.
+    pub fpsr: u64,
+    /// sp before and after, for who compares.
+    sp: [u64; 2],
+    /// q0 to q31, 16 bytes each.
+    pub q: [u64; 64],
+}
+
+/// The register that holds the address that [`load_with_marks`] loads from.
+pub const ADDRESS_REGISTER: usize = 5;
+
+global_asm!(
+    // x0: the registers to begin with, x1: where to put those at the end.
+    ".pushsection .text.trial_marks, \"ax\", %progbits",
+    ".macro trial_x op",
+    ".irp pair, \"0, 1\", \"2, 3\", \"4, 5\", \"6, 7\", \"8, 9\", \"10, 11\", \"12, 13\", \"14, 15\", \"16, 17\", \"18, 19\", \"20, 21\", \"22, 23\", \"24, 25\", \"26, 27\", \"28, 29\"",
+    "trial_x_pair \\op, \\pair",
+    ".endr",
+    ".endm",
+    ".macro trial_x_pair op, first, second",
+    "\\op x\\first, x\\second, [x30, #(8 * \\first)]",
+    ".endm",
+    ".macro trial_q op",
+    ".irp pair, \"0, 1\", \"2, 3\", \"4, 5\", \"6, 7\", \"8, 9\", \"10, 11\", \"12, 13\", \"14, 15\", \"16, 17\", \"18, 19\", \"20, 21\", \"22, 23\", \"24, 25\", \"26, 27\", \"28, 29\", \"30, 31\"",
+    "trial_q_pair \\op, \\pair",
+    ".endr",
+    ".endm",
+    ".macro trial_q_pair op, first, second",
+    "\\op q\\first, q\\second, [x30, #({q} + 16 * \\first)]",
+    ".endm",
+    "trial_marks:",
+    "stp x29, x30, [sp, #-192]!",
+    "stp x19, x20, [sp, #16]",
+    "stp x21, x22, [sp, #32]",
+    "stp x23, x24, [sp, #48]",
+    "stp x25, x26, [sp, #64]",
+    "stp x27, x28, [sp, #80]",
+    "stp d8, d9, [sp, #96]",
+    "stp d10, d11, [sp, #112]",
+    "stp d12, d13, [sp, #128]",
+    "stp d14, d15, [sp, #144]",
+    "str x1, [sp, #160]",
+    "mov x2, sp",
+    "str x2, [x1, #{sp}]",
+    "mov x30, x0",
+    "trial_q ldp",
+    "ldr x2, [x30, #{fpcr}]",
+    "msr fpcr, x2",
+    "ldr x2, [x30, #{fpsr}]",
+    "msr fpsr, x2",
+    "ldr x2, [x30, #{flags}]",
+    "msr nzcv, x2",
+    "trial_x ldp",
+    "ldr x30, [x30, #240]",
+    "ldr xzr, [x{address}]",
+    "str x30, [sp, #168]",
+    "ldr x30, [sp, #160]",
+    "trial_x stp",
+    "trial_q stp",
+    "ldr x0, [sp, #168]",
+    "str x0, [x30, #240]",
+    "mrs x0, nzcv",
+    "str x0, [x30, #{flags}]",
+    "mrs x0, fpsr",
+    "str x0, [x30, #{fpsr}]",
+    "mrs x0, fpcr",
+    "str x0, [x30, #{fpcr}]",
+    "mov x0, sp",
+    "str x0, [x30, #{sp} + 8]",
+    "msr fpcr, xzr",
+    "ldp d14, d15, [sp, #144]",
+    "ldp d12, d13, [sp, #128]",
+    "ldp d10, d11, [sp, #112]",
+    "ldp d8, d9, [sp, #96]",
+    "ldp x27, x28, [sp, #80]",
+    "ldp x25, x26, [sp, #64]",
+    "ldp x23, x24, [sp, #48]",
+    "ldp x21, x22, [sp, #32]",
+    "ldp x19, x20, [sp, #16]",
+    "ldp x29, x30, [sp], #192",
+    "ret",
+    ".popsection",
+    flags = const offset_of!(Registers, flags),
+    fpcr = const offset_of!(Registers, fpcr),
+    fpsr = const offset_of!(Registers, fpsr),
+    sp = const offset_of!(Registers, sp),
+    q = const offset_of!(Registers, q),
+    address = const ADDRESS_REGISTER,
+);
+
+unsafe extern "C" {
+    safe fn trial_marks(before: &Registers, after: &mut Registers);
+}
+
+impl Registers {
+    /// What [`Registers::marked`] puts in x2.
+    pub const MARK_OF_X2: u64 = 3 * 0x0101_0101_0101_0101;
+
+    /// A mark in each, another in each; rounding towards zero if `rounds`.
+    pub fn marked(rounds: bool) -> Registers {
+        let mark = |n: usize| (n as u64 + 1) * 0x0101_0101_0101_0101;
+        Registers {
+            x: core::array::from_fn(mark),
+            flags: 0b1010 << 28,
+            fpcr: if rounds { 0b11 << 22 } else { 0 },
+            fpsr: 0b01010,
+            sp: [0; 2],
+            q: core::array::from_fn(|n| !mark(n)),
+        }
+    }
+
+    /// The same but for sp, which a program has only one of.
+    pub fn same_as(&self, other: &Registers) -> bool {
+        Registers { sp: [0; 2], ..*self } == Registers { sp: [0; 2], ..*other }
+    }
+}
+
+/// Loads from the address in x5, which may fault, with these values in every register; answers with the values there are then.
+/// `None`: sp is another.
+pub fn load_with_marks(before: &Registers) -> Option<Registers> {
+    let mut after = Registers::marked(false);
+    trial_marks(before, &mut after);
+    (after.sp[0] == after.sp[1]).then_some(after)
+}
+
+/// Inverts flags and registers of an interrupted program, each for itself: the compiler would take two at once in a vector.
+#[inline(always)]
+pub fn invert<const N: usize>(frame: &mut Frame, registers: [usize; N]) {
+    frame.flags ^= 0xf << 28;
+    for n in registers {
+        let at = &raw mut frame.x[n];
+        // SAFETY: a field of the frame.
+        unsafe { at.write_volatile(!at.read_volatile()) };
+    }
+}
+
+/// Writes all of q0 to q31 that a function may write, and FPSR.
+pub fn invert_vectors() {
+    // SAFETY: what is written is named; FPSR counts as lost in a function.
     unsafe {
         asm!(
-            "mov x1, #11", "mov x2, #12", "mov x15, #25", "mov x16, #26", "mov x17, #27", "mov x20, #30", "mov x28, #38",
-            "mov x0, #99", "fmov d3, x0", "fmov d20, x0", "mov x30, #40",
-            "cmp xzr, xzr",
-            "udf #1",
-            "cset x0, ne",
-            "sub x1, x1, #11", "sub x2, x2, #12", "sub x15, x15, #25", "sub x16, x16, #26", "sub x17, x17, #27",
-            "sub x20, x20, #30", "sub x28, x28, #38", "sub x30, x30, #40",
-            "orr x0, x0, x1", "orr x0, x0, x2", "orr x0, x0, x15", "orr x0, x0, x16", "orr x0, x0, x17", "orr x0, x0, x20", "orr x0, x0, x28",
-            "orr x0, x0, x30",
-            "fmov x1, d3", "sub x1, x1, #99", "orr x0, x0, x1", "fmov x1, d20", "sub x1, x1, #99", "orr x0, x0, x1",
-            out("x0") changed, out("x1") _, out("x2") _, out("x15") _, out("x16") _, out("x17") _, out("x20") _, out("x28") _, out("x30") _,
-            out("d3") _, out("d20") _, options(nostack),
-        );
+            "movi v0.2d, #0", "movi v1.2d, #0", "movi v7.2d, #0", "movi v16.2d, #0", "movi v23.2d, #0", "movi v31.2d, #0",
+            "mvni v8.4s, #0", "mvni v15.4s, #0", "mov {x}, #0x1f", "msr fpsr, {x}",
+            x = out(reg) _,
+            out("v0") _, out("v1") _, out("v7") _, out("v8") _, out("v15") _, out("v16") _, out("v23") _, out("v31") _,
+            options(nostack),
+        )
     }
-    changed
+}
+
+/// Gives the kernel a batch that lies in an unmapped page of [`FREE_VA`]'s: the library's copy faults in its middle.
+pub fn map_from_free_page() -> Result<u64, sys::Stopped> {
+    // SAFETY: whoever answers the fault maps zeros there, which are entries, but none that the kernel applies.
+    unsafe {
+        let entries = core::slice::from_raw_parts(FREE_PAGE as *const MapEntry, 1);
+        sys::map(Handle::SELF, entries)
+    }
 }
 
 /// A call with any registers, of those that the library's stubs would not make.

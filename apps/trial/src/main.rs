@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod chains;
 mod cores;
+mod entries;
 mod events;
 mod gates;
 mod held;
@@ -47,7 +48,14 @@ const PROMISES: &[Promise] = &[
     ("resume applies a batch", upcalls::resume_applies),
     ("demand-zero pages fill themselves", upcalls::demand_zero),
     ("a fault while masked stops the vcore", upcalls::masked_fault),
-    ("registers and flags survive an upcall", upcalls::registers_survive),
+    ("every register survives an upcall", entries::common),
+    ("every register survives a light handler", entries::light),
+    ("every register survives a quick handler", entries::quick),
+    ("a light handler changes what it may", entries::light_changes),
+    ("a quick handler changes what it may", entries::quick_changes),
+    ("what a handler leaves is a region's or another's", entries::not_mine),
+    ("a handler maps, and is asked again if refused", entries::mappings),
+    ("a handler maps in the middle of a batch", entries::in_a_batch),
     ("a gate carries words and a badge", gates::words_and_badge),
     ("a gate is open only while its vcore waits", gates::open_or_busy),
     ("a deadline cuts a call", gates::deadline),

@@ -122,11 +122,3 @@ pub fn masked_fault(ground: &Ground) -> Held {
     child.destroy(ground)?;
     Ok(())
 }
-
-pub fn registers_survive(_: &Ground) -> Held {
-    let mut changed = 0;
-    let seen = faults::skipping(|| changed = faults::changed_across_a_fault());
-    ensure!(seen.count == 1, "{} upcalls", seen.count);
-    ensure!(changed == 0, "registers changed: {changed:#x}");
-    Ok(())
-}

@@ -129,6 +129,7 @@ const _: () = {
         CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4
     );
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(offset_of!(ControlPage, masked) == offset_of!(ControlPage, upcall_entry) + 8);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
     // SAFETY: two words make a slice's pointer, which is not followed.

@@ -162,9 +162,9 @@ vectors:
     mov     w17, #({SVC64} | 0xffff)
     subs    w16, w17, w16               // the number, if this is `svc` from AArch64
     hot     eq, gate_call, slow
+    b.lo    fault                       // an exception of a class behind `svc`'s: most of them
     cmp     w16, #{REPLY_WAIT}
     hot     eq, gate_reply, slow
-    tbnz    w16, #31, fault             // another exception, most of them
     cmp     w16, #{NUMBER_RESUME}
     b.eq    resume
     b.hi    1f
@@ -177,11 +177,17 @@ vectors:
     cmp     w16, #{NUMBER_YIELD_TO}
     hot     eq, yield_to, slow
     lsr     w17, w16, #16
-    cbnz    w17, fault
+    cbnz    w17, early_fault            // of a class before it
     mov     w17, #0xffff                // `svc #0` is no call
     cmp     w16, w17
-    b.eq    fault
-    b       other_call
+    b.ne    other_call
+early_fault:
+    mrs     x16, esr_el1
+    lsr     x16, x16, #26
+    cmp     x16, #0x07                  // FP/SIMD trapped
+    b.eq    stop
+    b       fault
+
 
     vector  interrupt
     vector  interrupt                   // FIQ: the kernel routes nothing there; the controller says spurious
@@ -452,21 +458,20 @@ interrupt:
     save
     rust    {INTERRUPT}
 
-// An exception that is no call: an upcall, unless it is the first use of FP/SIMD, or the library cannot take it.
+// An exception that is no call: an upcall, unless the library cannot take it.
 // FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
 fault:
     stp     x0, x1, [sp, #-32]
     ldr     x17, [sp, #{CORE_CONTROL}]
-    ldr     x16, [x17, #{MASKED}]
-    cbnz    x16, no_upcall
-    ldr     x16, [x17, #{ENTRY}]
+    ldp     x16, x0, [x17, #{ENTRY}]
+    cbnz    x0, no_upcall               // masked
     cbz     x16, no_upcall
     mrs     x0, esr_el1
     lsr     x1, x0, #26
-    cmp     x1, #0x24
-    b.ne    2f
-1:  mrs     x1, far_el1
-upcall:
+    bic     x1, x1, #4
+    cmp     x1, #0x20
+    mrs     x1, far_el1
+    csel    x1, x1, xzr, eq
     stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
@@ -479,11 +484,6 @@ upcall:
     ldp     x0, x1, [sp, #-32]
     mov     x17, xzr                    // x16 is the library's own address
     eret
-2:  cmp     x1, #0x20
-    b.eq    1b
-    cmp     x1, #0x07                   // FP/SIMD trapped
-    mov     x1, xzr
-    b.ne    upcall
 no_upcall:
     ldp     x0, x1, [sp, #-32]
 
@@ -652,13 +652,11 @@ resume_now:
     .if     {GENERAL}
     b       resume_fully
     .endif
-    ldp     x16, x17, [sp]
-    ldr     x16, [x16]
+    ldr     x17, [sp, #{CORE_CONTROL}]
+    ldr     x16, [x17, #{UPCALL_EVENTS}]
+    cbnz    x16, resume_wanted
+resume_plainly:
     stp     x0, x1, [sp, #-32]
-    ldr     x0, [x17, #{UPCALL_EVENTS}]
-    ands    x0, x0, x16
-    lsl     x0, x0, #16                 // 48 events
-    cbnz    x0, resume_events
     ldp     x0, x1, [x17, #({UPCALL} + {PC})]
     ldr     x16, ={FLAGS}
     and     x1, x1, x16
@@ -668,8 +666,15 @@ resume_now:
     ldp     x0, x1, [sp, #-32]
     ldp     x16, x17, [x17, #({UPCALL} + {X} + 128)]
     eret
-resume_events:
+resume_wanted:
+    stp     x0, x1, [sp, #-32]
+    ldr     x0, [sp]
+    ldr     x0, [x0]
+    and     x0, x0, x16
+    lsl     x16, x0, #16                // 48 events
     ldp     x0, x1, [sp, #-32]
+    cbz     x16, resume_plainly
+    b       resume_fully
 resume_fully:
     save
     rust    {RESUME_EVENTS}

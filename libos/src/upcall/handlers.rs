@@ -1,8 +1,8 @@
 //! Who answers an upcall: the library's regions, then the application's handlers, then nobody.
 
 use super::fp::{self, Calls};
-use super::{Handler, LightHandler};
-use crate::control;
+use super::{Entry, Handler, LightHandler, QuickHandler, registers};
+use crate::control::{self, library_get};
 use core::sync::atomic::{AtomicPtr, Ordering::Release};
 
 static FAULT_HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -28,21 +28,56 @@ pub enum Refused {
     Unfit(fp::Unfit),
 }
 
-/// Answers faults that lie in no region on the light way; `None`: nobody. Other faults go the full way.
-pub fn set_light_handler(handler: Option<LightHandler>) -> Result<(), Refused> {
+/// Answers faults of this vcore on the light way; `None`: nobody. Other faults go the full way.
+///
+/// Where its machine code changes no register but x0, x1 and x8 to x11, calls nothing, and uses of the frame only these registers, x16, x17 and
+/// what the kernel says, upcalls enter by [`Entry::Short`] and ask it before the regions. Else it is asked about what lies in no region.
+/// Answers with the entry that upcalls now take.
+pub fn set_light_handler(handler: Option<LightHandler>) -> Result<Entry, Refused> {
     let Some(handler) = handler else {
-        set_light_word(0);
-        return Ok(());
+        return Ok(set_handlers(0, None, library_get!(quick_handler)));
     };
-    let code = declared_light_code();
     let address = handler as *const () as u64;
-    let range = code.as_ptr_range();
-    if !(range.start as u64..range.end as u64).contains(&address) {
-        return Err(Refused::NotDeclared);
-    }
-    fp::check(code, Calls::Never).map_err(Refused::Unfit)?;
-    set_light_word(address);
-    Ok(())
+    let its_own = declared_from(address).ok_or(Refused::NotDeclared)?;
+    fp::check(declared_light_code(), Calls::Never).map_err(Refused::Unfit)?;
+    Ok(set_handlers(address, Some(its_own), library_get!(quick_handler)))
+}
+
+/// Answers faults of this vcore at once, before the regions are asked; `None`: nobody. Such a handler may use floating point and the stack,
+/// but sees and may change `pc`, `flags` and x0 to x17 of the frame only. A light handler on the short entry comes before it.
+/// Answers with the entry that upcalls now take.
+pub fn set_quick_handler(handler: Option<QuickHandler>) -> Entry {
+    let light = library_get!(light_handler);
+    set_handlers(light, declared_from(light), handler.map_or(0, |handler| handler as *const () as u64))
+}
+
+/// The code of light handlers from `address` on.
+fn declared_from(address: u64) -> Option<&'static [u32]> {
+    let code = declared_light_code();
+    let bytes = address.checked_sub(code.as_ptr() as u64)?;
+    code.get((bytes / 4) as usize..).filter(|code| !code.is_empty())
+}
+
+/// Writes both words, and the entry that suits them. `light_code` begins with the light handler's.
+fn set_handlers(light: u64, light_code: Option<&[u32]>, quick: u64) -> Entry {
+    // An upcall may come in between: the common entry minds no word that changes.
+    set_entry(Entry::Common);
+    control::library_set!(light, light_handler);
+    control::library_set!(quick, quick_handler);
+    let entry = match light_code {
+        Some(code) if registers::check(code).is_ok() => Entry::Short,
+        _ if quick != 0 => Entry::Quick,
+        _ => Entry::Common,
+    };
+    set_entry(entry);
+    entry
+}
+
+fn set_entry(entry: Entry) {
+    #[cfg(target_os = "none")]
+    control::set_upcall_entry(super::entry_address(entry));
+    #[cfg(not(target_os = "none"))]
+    control::set_upcall_entry(entry as u64);
 }
 
 /// Whether the library's own light way keeps its promise: no floating-point instruction, no call but that of the handler.
@@ -93,10 +128,6 @@ fn library_light_code() -> &'static [u32] {
     &[]
 }
 
-fn set_light_word(address: u64) {
-    control::library_set!(address, light_handler);
-}
-
 #[cfg(target_os = "none")]
 mod machine {
     use super::super::entry::FULL_WAY;
@@ -104,7 +135,7 @@ mod machine {
     use crate::control::{self, library_get, library_set};
     use crate::mem::{self, Answer};
     use crate::sys;
-    use crate::upcall::{Frame, Handler, LightHandler, Resume};
+    use crate::upcall::{Frame, Handler, LightHandler, QuickHandler, Resume, Words};
     use core::ptr::addr_of_mut;
     use core::sync::atomic::Ordering::Acquire;
     use exo_abi::control_page::ControlPage;
@@ -160,7 +191,16 @@ mod machine {
         library_set!(library_get!(full_upcalls) + 1, full_upcalls);
         match core::mem::take(&mut frame.spare) {
             0 => library_set!(0, refusals),
-            refused => return after_refusal(page, refused & 0xffff, refused >> 16),
+            refused => return after_refusal(page, frame.address, refused & 0xffff, refused >> 16),
+        }
+        // What a light handler answered on the short entry, where a batch was in use.
+        match library_get!(kept[0]) {
+            0 => {}
+            first => {
+                library_set!(0, kept[0]);
+                library_set!(0, answered);
+                return apply(page, &[MapEntry { first, second: library_get!(kept[1]) }]);
+            }
         }
         if frame.cause == 0 {
             if let Some(handler) = event_handler() {
@@ -189,16 +229,29 @@ mod machine {
         }
     }
 
+    /// What a quick handler answered, other than that the program goes on. Answers with the number of batch entries, or [`FULL_WAY`].
+    #[unsafe(no_mangle)]
+    extern "C" fn velvet_upcall_quick_answer(words: Words) -> u64 {
+        match words.into() {
+            Resume::Continue => 0,
+            Resume::Mapping(entry) if adds(&entry) => {
+                library_set!(0, answered);
+                apply(control::page(), &[entry])
+            }
+            Resume::Mapping(_) | Resume::NotMine => FULL_WAY,
+        }
+    }
+
     /// The application's handlers: the light one too, where the batch buffer was in use and the light way did not ask it.
     fn ask_handlers(frame: &mut Frame) -> Resume {
-        let answer = match light_handler() {
-            Some(handler) if library_get!(batch_used) != 0 => handler(frame).into(),
-            _ => Resume::NotMine,
-        };
-        match (answer, fault_handler()) {
-            (Resume::NotMine, Some(handler)) => handler(frame),
-            (answer, _) => answer,
+        let light = light_handler().filter(|_| library_get!(batch_used) != 0);
+        for handler in [light, quick_handler()].into_iter().flatten() {
+            match handler(frame).into() {
+                Resume::NotMine => {}
+                answer => return answer,
+            }
         }
+        fault_handler().map_or(Resume::NotMine, |handler| handler(frame))
     }
 
     #[inline(always)]
@@ -207,10 +260,12 @@ mod machine {
         op == MapOp::Map as u64 || op == MapOp::InstallTable as u64
     }
 
-    /// `resume` was refused after `done` entries. Where another vcore was faster the program goes on; else it ends.
-    fn after_refusal(page: *mut ControlPage, refusal: u64, done: u64) -> u64 {
-        let refusals = library_get!(refusals);
+    /// `resume` was refused after `done` entries that answer the fault at `address`. Where another vcore was faster the program goes on; else it ends.
+    fn after_refusal(page: *mut ControlPage, address: u64, refusal: u64, done: u64) -> u64 {
+        // An answer that was taken does not pass by here, so only refusals at one address are certainly in a row.
+        let refusals = if library_get!(refused_address) == address { library_get!(refusals) } else { 0 };
         library_set!(refusals + 1, refusals);
+        library_set!(address, refused_address);
         if refusal != Refusal::AlreadyMapped as u64 || refusals >= MAX_REFUSALS {
             return die(page);
         }
@@ -246,9 +301,9 @@ mod machine {
 
     /// Nobody answers: the program faults again without an upcall entry, and the kernel keeps its registers.
     fn die(page: *mut ControlPage) -> u64 {
-        // SAFETY: the kernel reads the word at the next fault; the frame is ours during the upcall.
+        control::set_upcall_entry(0);
+        // SAFETY: the frame is ours during the upcall.
         unsafe {
-            addr_of_mut!((*page).upcall_entry).write_volatile(0);
             let frame = &mut *addr_of_mut!((*page).upcall);
             // A system call goes on behind itself; it is to happen again.
             if frame.cause >> 26 == CLASS_SVC {
@@ -263,6 +318,12 @@ mod machine {
         let handler = library_get!(light_handler);
         // SAFETY: only `set_light_handler` writes the word, with a `LightHandler` or 0.
         (handler != 0).then(|| unsafe { core::mem::transmute::<u64, LightHandler>(handler) })
+    }
+
+    fn quick_handler() -> Option<QuickHandler> {
+        let handler = library_get!(quick_handler);
+        // SAFETY: only `set_quick_handler` writes the word, with a `QuickHandler` or 0.
+        (handler != 0).then(|| unsafe { core::mem::transmute::<u64, QuickHandler>(handler) })
     }
 
     fn fault_handler() -> Option<Handler> {
@@ -282,24 +343,14 @@ mod machine {
 mod tests {
     use super::*;
     use crate::upcall::{Frame, Resume, Words};
-    use exo_abi::page::{MapEntry, Prot};
-    use exo_abi::{Handle, Pfn};
 
     extern "C" fn handler(_: &mut Frame) -> Words {
         Resume::Continue.into()
     }
 
     #[test]
-    fn two_registers_hold_every_answer() {
-        let entry = MapEntry::map(0, Pfn(0), 1, Prot::READ, Handle::POOL);
-        for resume in [Resume::Continue, Resume::NotMine, Resume::Mapping(entry)] {
-            assert_eq!(Resume::from(Words::from(resume)), resume);
-        }
-    }
-
-    #[test]
     fn a_function_that_was_not_declared_is_no_light_handler() {
         assert_eq!(set_light_handler(Some(handler)), Err(Refused::NotDeclared));
-        assert_eq!(set_light_handler(None), Ok(()));
+        assert_eq!(set_light_handler(None), Ok(Entry::Common));
     }
 }
