@@ -22,7 +22,7 @@ pub const IDLE: u64 = SLICES_PER_CORE;
 /// The kernel's side of a position of the slice vector.
 #[repr(align(32))]
 pub struct Slot {
-    /// The vcore; 0: free; [`CHANGING`].
+    /// The vcore; 0: free; all ones: it is coming or going.
     pub owner: AtomicU64,
     /// [`binding::stamp`] of the Core binding that claimed it.
     stamp: AtomicU64,
