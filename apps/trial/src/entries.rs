@@ -139,6 +139,7 @@ pub fn common(_: &Ground) -> Held {
 }
 
 pub fn light(_: &Ground) -> Held {
+    ensure!(upcall::light_way_is_integer_only(), "the light way touches floating point, or leaves its section");
     let full = mem::statistics().full_upcalls;
     with_light(|| at_once(try_plan(plan::SKIP, FREE_PAGE, same), full))??;
     // One of more registers goes the longer light way.
