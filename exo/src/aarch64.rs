@@ -2,6 +2,8 @@
 
 #[expect(unsafe_code, reason = "entry from the boot protocol")]
 mod boot;
+#[expect(unsafe_code, reason = "the structures of other cores")]
+mod cores;
 #[expect(unsafe_code, reason = "exception vectors, and the registers of the interrupted program")]
 mod entry;
 #[expect(unsafe_code, reason = "system registers of the interrupt controller")]
@@ -25,6 +27,8 @@ mod layout {
     pub const GIB: u64 = 1 << 30;
     /// Where the image is seen (exo.ld).
     pub const IMAGE: u64 = 0xffff_ffff_c000_0000;
+    /// Pages of a core: its stack, then its structure.
+    pub const CORE_PAGES: u64 = STACK_BYTES as u64 / 4096 + 1;
     /// Bytes of a core's kernel stack: boot needs 5 KiB while it reads the device tree, a call 4.
     pub const STACK_BYTES: usize = 8192;
     /// Normal memory, write-back, inner shareable, accessed; attribute index 0.

@@ -4,36 +4,31 @@
 //! mapping the binding made. An unmap clears bit 0 of the descriptor, and only after the invalidation at the end of the batch has completed on every core
 //! is the slot emptied and the frame's count lowered: until then nobody can reuse either.
 //!
-//! Pages come in runs: entries of one form, with one binding, in one table. What a run has in common is checked once, and of each
+//! Entries that differ in nothing but frame and place in one table are of one form. What these have in common is checked once, and of each
 //! page only what is its own: its place, and that its frame is of the pool and kind that was permitted before.
 
 use crate::binding;
 use crate::environment::Environment;
 use crate::frame::{self, Frames, Kind, Word};
 use crate::machine::{Machine, Words};
-use crate::page_table::{self, Leaf};
-use crate::vcore::Control;
-use core::mem::offset_of;
-use core::slice::Iter;
+use crate::page_table;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
-use exo_abi::control_page::ControlPage;
 use exo_abi::page::{ADDRESS_MASK, Descriptor, MAPPABLE_END, MapOp, Prot};
 use exo_abi::{MAP_PAGES_PER_CALL, Pfn, Refusal};
 
 /// More single invalidations than this become one for the whole address space.
 pub const SINGLE_INVALIDATIONS: usize = 16;
+/// Pages that a batch changes at most.
+const PAGES: usize = MAP_PAGES_PER_CALL as usize;
 /// What the changes of a table count as pages: about what they cost.
 const TABLE_COST: usize = 8;
+// What [`Form`] tells apart; `Mark` is a change too.
+const MAP: u64 = MapOp::Map as u64;
+const UNMAP: u64 = MapOp::Unmap as u64;
+const CHANGE: u64 = MapOp::Protect as u64;
 /// The bits of a frame's number in an entry.
 const PFN: u64 = 0xffff_ffff;
-/// Bits of an entry's first word: of those whose pages become stale, only an unmap's has none.
-const CHANGED: u64 = 0b101;
-const _: () = assert!(
-    MapOp::Unmap as u64 & CHANGED == 0 && MapOp::Protect as u64 & CHANGED != 0 && MapOp::Mark as u64 & CHANGED != 0
-);
-/// The places of the list of stale pages.
-const LIST: usize = MAP_PAGES_PER_CALL as usize - 1;
 /// The bits of an address that are its place in a level-3 table.
 const IN_TABLE: u64 = 511 << 12;
 /// No frame's word begins so.
@@ -42,232 +37,248 @@ const VALID: u64 = Descriptor::VALID.bits();
 /// What `Mark` can say, and the bits of a descriptor that say it.
 const MARKS: u64 = Prot::ACCESSED.union(Prot::DIRTY).bits() as u64;
 const MARKED: u64 = Descriptor::ACCESSED.union(Descriptor::READ_ONLY).bits();
-/// Between the descriptor of memory and that of a device's registers.
-const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEVICE).bits();
 /// What a page outside the span of RAM would have for a word: the same as one in a hole.
 const OUTSIDE: Word = Word::new(0, Kind::Device, 0);
+
+/// An entry of a batch buffer.
+pub type Entry = [AtomicU64; 2];
 
 /// A batch at work.
 struct Batch<'m, M: Machine> {
     m: &'m M,
-    frames: Frames<'m>,
     caller: &'m Environment,
     target: &'m Environment,
-    entries: &'m [[AtomicU64; 2]],
-    /// How many of them the bound on pages permits, and those that come after the one at work.
-    end: usize,
-    rest: Iter<'m, [AtomicU64; 2]>,
-    /// Pages done besides one an entry.
-    extra: usize,
-    /// Both words of the entry at work, moved on to the page that is next.
-    first: u64,
-    second: u64,
-    /// Of an entry of several pages: how many, and how many are left. Of any other none are left.
-    whole: u64,
-    left: u64,
-    /// Pages that TLBs must forget, how many there are, and whether the batch unmaps any.
-    stale: &'m [AtomicU64; MAP_PAGES_PER_CALL as usize],
-    stale_count: usize,
-    unmaps: bool,
+    /// Pages done so far, tables at their cost; and of the entry at work, while it is not done.
+    spent: usize,
+    pages: u64,
+    /// How many pages TLBs must forget: their addresses stand in the core's list. And the table that these were unmapped from, if they were.
+    stale: usize,
+    unmapped: Option<&'m Words>,
 }
 
-/// Applies `count` entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers how far it got: entries done in bits 31:0,
-/// in 63:32 pages done of the entry after them.
-pub fn apply<M: Machine>(
-    m: &M,
-    caller: &Environment,
-    target: &Environment,
-    buffer: Control<'_>,
-    count: u64,
-) -> (Result<(), Refusal>, u64) {
-    let _guard = target.lock.lock();
+/// Applies entries of a batch buffer to `target`'s tables with `caller`'s rights. Answers 0 or the refusal's number, and how far it got: entries done in bits
+/// 31:0, in 63:32 pages done of the entry after them.
+pub fn apply(m: &impl Machine, caller: &Environment, target: &Environment, entries: &[Entry]) -> (u64, u64) {
+    let _guard = target.locked();
     if target.is_dying() {
-        return (Err(Refusal::Stale), 0);
+        return (Refusal::Stale as u64, 0);
     }
-    let entries =
-        buffer.0[offset_of!(ControlPage, batch) / 8..].as_chunks().0.get(..count as usize).unwrap_or_default();
-    let mut batch = Batch {
-        m,
-        frames: *m.frames(),
-        caller,
-        target,
-        entries,
-        end: entries.len(),
-        rest: entries.iter(),
-        extra: 0,
-        first: 0,
-        second: 0,
-        whole: 0,
-        left: 0,
-        stale: &m.core().stale,
-        stale_count: 0,
-        unmaps: false,
-    };
-    let (result, at_work) = loop {
-        if batch.left == 0 {
-            match batch.rest.next() {
-                Some(entry) => batch.load(entry),
-                None if batch.end == entries.len() => break (Ok(()), 0),
-                None => break (Err(Refusal::Again), 0),
-            }
-        }
-        if let Err(refusal) = batch.entry() {
-            break (Err(refusal), 1);
-        }
-    };
+    let mut batch = Batch { m, caller, target, spent: 0, pages: 0, stale: 0, unmapped: None };
+    let (mut rest, mut result) = (entries, Ok(()));
+    while let ([entry, ..], Ok(())) = (rest, result) {
+        result = batch.entry(entry, rest).map(|done| rest = rest.get(done..).unwrap_or_default());
+    }
     batch.finish();
-    let pages = if batch.left == 0 { 0 } else { batch.whole - batch.left };
-    (result, (batch.end - batch.rest.len() - at_work) as u64 | pages << 32)
+    (result.err().map_or(0, |refusal| refusal as u64), (entries.len() - rest.len()) as u64 | batch.pages << 32)
 }
 
-impl<M: Machine> Batch<'_, M> {
-    /// Reads an entry, each word once: the application may change them meanwhile.
+impl<'m, M: Machine> Batch<'m, M> {
+    /// Checks the first of these entries, and applies it, then those behind it that are of the same form; answers how many that were.
     #[inline(always)]
-    fn load(&mut self, [first, second]: &[AtomicU64; 2]) {
-        (self.first, self.second) = (first.load(Relaxed), second.load(Relaxed));
-    }
-
-    /// Checks the entry at work, and applies it, then those behind it that are of the same form. Of an entry of several pages: those in one table.
-    #[inline(always)]
-    fn entry(&mut self) -> Result<(), Refusal> {
-        let (va, low, count) = (self.first & !0xfff, self.first >> 4 & 0xff, self.second >> 32 & 0xffff);
-        if self.left == 0 {
-            Refusal::BadArgument.when(count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12)?;
-            (self.whole, self.left) = (count, if count == 1 { 0 } else { count });
-        }
-        let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), self.second & PFN, self.second >> 48);
-        let (leaf, rights) =
-            (page_table::leaf(Pfn(0), prot, Leaf::Memory).bits(), Rights::from_bits_retain(low as u8 & 7));
-        let op = MapOp::from_number(self.first & 0xf).ok_or(Refusal::BadArgument)?;
+    fn entry(&mut self, entry: &Entry, entries: &[Entry]) -> Result<usize, Refusal> {
+        // Each word is read once: the application may change them meanwhile.
+        let (mut first, mut second) = (entry[0].load(Relaxed), entry[1].load(Relaxed));
+        let (va, low, count) = (first & !0xfff, first >> 4 & 0xff, second >> 32 & 0xffff);
+        let (prot, pfn, handle) = (Prot::from_bits_retain(low as u8), second & PFN, second >> 48);
+        self.pages = 0;
+        Refusal::BadArgument.when(count.wrapping_sub(1) >= MAPPABLE_END.saturating_sub(va) >> 12)?;
+        let (leaf, rights) = (page_table::leaf(Pfn(0), prot).bits(), Rights::from_bits_retain(low as u8 & 7));
+        let op = MapOp::from_number(first & 0xf).ok_or(Refusal::BadArgument)?;
         let (wanted, needed, kept, set) = match op {
-            MapOp::Map if page_table::well_formed(prot) && pfn + self.left <= PFN => (rights, 0, 0, leaf),
+            MapOp::Map if page_table::well_formed(prot) && pfn + count <= PFN + 1 => (rights, 0, 0, leaf),
             MapOp::Unmap if low | pfn | handle == 0 => (rights, VALID, 0, 0),
             MapOp::Protect if page_table::well_formed(prot) && pfn == 0 => (rights, VALID, ADDRESS_MASK, leaf),
             MapOp::Mark if low | MARKS == MARKS && pfn == 0 => match prot.contains(Prot::DIRTY) {
                 true => (Rights::POOL_WRITE, VALID | Descriptor::WRITABLE.bits(), !MARKED, leaf & MARKED),
                 false => (Rights::POOL_READ, VALID, !MARKED, leaf & MARKED),
             },
-            MapOp::InstallTable | MapOp::RemoveTable if low & !1 == 2 && count == 1 => {
-                self.spend(TABLE_COST - 1)?;
-                // Pages that this batch unmapped are still in their slots.
-                self.finish();
-                return match op {
-                    MapOp::InstallTable => install_table(self.m, self.caller, self.target, va, low, handle, Pfn(pfn)),
-                    _ if pfn | handle == 0 => remove_table(self.m, self.target, va, low),
-                    _ => Err(Refusal::BadArgument),
-                };
+            MapOp::InstallTable if low & !1 == 2 && count == 1 => return self.table(op, va, low, handle, Pfn(pfn)),
+            MapOp::RemoveTable if low & !1 == 2 && count == 1 && pfn | handle == 0 => {
+                return self.table(op, va, low, handle, Pfn(pfn));
             }
             _ => return Err(Refusal::BadArgument),
         };
-        let slots = leaves(self.m, self.target, va).ok_or(Refusal::NotMapped)?;
-        let frames = self.frames;
-        self.unmaps |= op == MapOp::Unmap;
-        self.pages(Form { op, slots, frames, head: NO_HEAD, wanted, needed, kept, set })
+        let (slots, frames) = (self.slots(op, va)?, *self.m.frames());
+        let mut form = Form { op, slots, frames, head: NO_HEAD, wanted, needed, kept, set };
+        if count == 1 {
+            return self.run(&mut form, entries, first, second);
+        }
+        for page in 0..count {
+            self.pages = page;
+            if page != 0 && first & IN_TABLE == 0 {
+                form.slots = self.slots(op, first)?;
+            }
+            self.run(&mut form, &[[AtomicU64::new(first), AtomicU64::new(second)]], first, second)?;
+            first += 1 << 12;
+            second += u64::from(op == MapOp::Map);
+        }
+        self.pages = 0;
+        Ok(1)
     }
 
-    /// Counts work besides one page an entry.
-    #[inline(always)]
+    /// Counts work.
     fn spend(&mut self, pages: usize) -> Result<(), Refusal> {
-        let next = self.end - self.rest.len();
-        self.extra += pages;
-        let end = self.entries.len().min((MAP_PAGES_PER_CALL as usize).saturating_sub(self.extra));
-        self.rest = self.entries.get(next..end).ok_or(Refusal::Again)?.iter();
-        self.end = end;
+        Refusal::Again.when(self.spent + pages > PAGES)?;
+        self.spent += pages;
         Ok(())
     }
 
-    /// Applies a form to the entry's pages, as far as they are in one table, then to those of the entries that differ from it in nothing but frame and place in the
-    /// table, until there is something special about one.
-    #[inline(always)]
-    fn pages(&mut self, mut form: Form<'_>) -> Result<(), Refusal> {
-        let mut lost = 0;
-        loop {
-            let slot = &form.slots[page_table::index(self.first, 3)];
-            let done = self.look(&mut form, slot)? || {
-                let stale = &self.stale[self.stale_count & LIST];
-                match form.op {
-                    MapOp::Map => form.map(self.m, slot, self.second),
-                    MapOp::Unmap => form.unmap(self.m, slot, stale, self.first),
-                    _ => form.change(self.m, slot, stale, self.first),
-                }
-            };
-            if !done {
-                // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
-                lost += 1;
-                Refusal::InUse.when(lost == 4)?;
-                continue;
-            }
-            self.stale_count += usize::from(form.op != MapOp::Map);
-            if self.left <= 1 {
-                break;
-            }
-            self.left -= 1;
-            self.spend(1)?;
-            self.first += 1 << 12;
-            self.second += u64::from(form.op == MapOp::Map);
-            if self.first & IN_TABLE == 0 {
-                return Ok(());
+    /// The level-3 table that serves an address. Pages on the list were unmapped from one table, or from none.
+    fn slots(&mut self, op: MapOp, va: u64) -> Result<&'m Words, Refusal> {
+        let table = page_table::table_for(self.m, self.target.root(), va, 3).ok_or(Refusal::NotMapped)?;
+        let slots = self.m.words(table);
+        let unmapped = (op == MapOp::Unmap).then_some(slots);
+        if op != MapOp::Map && unmapped.map(core::ptr::from_ref) != self.unmapped.map(core::ptr::from_ref) {
+            self.finish();
+            self.unmapped = unmapped;
+        }
+        Ok(slots)
+    }
+
+    /// Applies a form to the first of these entries, whose words have been read, and to those behind it that are alike. Answers how many that were.
+    #[inline(never)]
+    fn run(&mut self, form: &mut Form<'_>, entries: &[Entry], first: u64, second: u64) -> Result<usize, Refusal> {
+        let entries = entries.get(..entries.len().min(PAGES - self.spent)).unwrap_or_default();
+        Refusal::Again.when(entries.is_empty())?;
+        // One loop for each operation: what a page costs is in it.
+        let run = match form.op {
+            MapOp::Map => Form::run::<MAP, M>,
+            MapOp::Unmap => Form::run::<UNMAP, M>,
+            _ => Form::run::<CHANGE, M>,
+        };
+        // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
+        for _ in 0..5 {
+            let stale = self.m.core().stale.get(self.stale..).unwrap_or_default();
+            let done = run(*form, self.m, entries, stale, [first & !IN_TABLE, second]);
+            if done != 0 || self.look(form, first, second)? {
+                let done = done.max(1);
+                self.spent += done;
+                self.stale += if form.op == MapOp::Map { 0 } else { done };
+                return Ok(done);
             }
         }
-        if self.left == 0 && self.rest.len() != 0 {
-            let (m, rest, like) = (self.m, self.rest.as_slice(), (self.first & !IN_TABLE, self.second));
-            let stale = self.stale.get(self.stale_count..).unwrap_or_default();
-            let done = match form.op {
-                MapOp::Map => {
-                    run::<32>(rest, self.stale, like, form, |form, slot, _, _, second| form.map(m, slot, second))
-                }
-                MapOp::Unmap => {
-                    run::<0>(rest, stale, like, form, |form, slot, stale, first, _| form.unmap(m, slot, stale, first))
-                }
-                _ => {
-                    run::<0>(rest, stale, like, form, |form, slot, stale, first, _| form.change(m, slot, stale, first))
-                }
-            };
-            self.rest = rest.get(done..).unwrap_or_default().iter();
-            self.stale_count += if form.op == MapOp::Map { 0 } else { done };
-        }
-        self.left = 0;
-        Ok(())
+        Err(Refusal::InUse)
     }
 
     /// Looks for what is special about a page, and finds out the head that its frame must have. True when that was all.
     #[inline(always)]
-    fn look(&mut self, form: &mut Form<'_>, slot: &AtomicU64) -> Result<bool, Refusal> {
-        let old = slot.load(Relaxed);
-        let (pfn, whom) = match form.op {
-            MapOp::Map if old & VALID != 0 => return Err(Refusal::AlreadyMapped),
-            MapOp::Map => (Pfn(self.second & PFN), Some(self.target)),
-            _ if old & VALID == 0 => return Err(Refusal::NotMapped),
-            MapOp::Unmap => return Ok(false),
-            _ => (Descriptor::from_bits_retain(old).pfn(), None),
-        };
-        if old != 0 && form.op == MapOp::Map {
+    fn look(&mut self, form: &mut Form<'_>, first: u64, second: u64) -> Result<bool, Refusal> {
+        let slot = &form.slots[page_table::index(first, 3)];
+        let (old, maps) = (slot.load(Relaxed), form.op == MapOp::Map);
+        Refusal::AlreadyMapped.when(maps && old & VALID != 0)?;
+        Refusal::NotMapped.when(!maps && old & VALID == 0)?;
+        if maps && old != 0 {
             // This batch unmapped it.
             self.finish();
         }
-        let word = self.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
+        let pfn = if maps { Pfn(second & PFN) } else { Descriptor::from_bits_retain(old).pfn() };
+        let word = form.frames.word(pfn).map_or(OUTSIDE, |place| Word(place.load(Relaxed)));
         if word.head() != form.head || word.head() == OUTSIDE.0 {
-            form.head = permit(self.m, self.caller, whom, self.second >> 48, form.wanted, pfn, word)?;
+            form.head = self.permit(form, second >> 48, pfn, word)?;
         }
         Refusal::WrongFrame.when(form.needed & !old != 0)?;
         if form.head == OUTSIDE.0 {
-            slot.store(form.set ^ DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
+            slot.store(form.set ^ page_table::DEVICE_NOT_MEMORY | pfn.address(), Relaxed);
         }
         Ok(form.head == OUTSIDE.0)
     }
 
-    /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core.
-    #[inline(always)]
+    /// Whether a binding of the caller's permits that a page is changed so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
+    /// for a page of a device, of which that says nothing. A device's page is mapped for the target; nobody changes it.
+    #[inline(never)]
+    fn permit(&self, form: &Form<'_>, handle: u64, pfn: Pfn, word: Word) -> Result<u64, Refusal> {
+        let (m, wanted) = (self.m, form.wanted);
+        if word.exposed() && wanted == Rights::POOL_READ {
+            return Ok(word.head());
+        }
+        let find = |kind| binding::find(m, self.caller, handle, kind, wanted);
+        let binding = match find(BindingKind::Pool) {
+            Err(Refusal::WrongKind) if form.op == MapOp::Map => {
+                // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
+                let (device, found, number) = (find(BindingKind::Device)?, m.found(), self.target.number());
+                Refusal::NotYours.when(!device.covers(pfn.0, 1) || found.devices.touch(pfn))?;
+                Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
+                if found.uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
+                    let claimed = m.tables().uart_owner.compare_exchange(0, number, AcqRel, Acquire);
+                    Refusal::InUse.when(claimed.is_err_and(|owner| owner != number))?;
+                }
+                return Ok(OUTSIDE.0);
+            }
+            binding => binding?,
+        };
+        Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
+        match word.kind() {
+            Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
+            Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
+            _ => Err(Refusal::WrongFrame),
+        }
+    }
+
+    /// Installs or removes a table.
+    #[inline(never)]
+    fn table(&mut self, op: MapOp, va: u64, level: u64, handle: u64, pfn: Pfn) -> Result<usize, Refusal> {
+        let (m, target) = (self.m, self.target);
+        self.spend(TABLE_COST)?;
+        // Pages that this batch unmapped are still in their slots.
+        self.finish();
+        let above = page_table::table_for(m, target.root(), va, level - 1).ok_or(Refusal::NotMapped);
+        let slot = |above: Pfn| &m.words(above)[page_table::index(va, level - 1)];
+        if op == MapOp::InstallTable {
+            let binding = binding::find(m, self.caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
+            // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
+            Refusal::NotYours.when(binding.object != target.pool())?;
+            let slot = slot(above?);
+            Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
+            frame::turn_into(m, pfn, Word::table(binding.object, level, target.number()))?;
+            // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
+            m.publish_descriptors();
+            slot.store(page_table::table(pfn).bits(), Relaxed);
+            return Ok(1);
+        }
+        let slot = slot(above?);
+        let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
+        Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
+        slot.fetch_and(!VALID, AcqRel);
+        m.publish_descriptors();
+        // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
+        m.invalidate_space(target.number());
+        m.finish_invalidation();
+        slot.store(0, Relaxed);
+        // Its contents are the kernel's no more, and nothing refers to it.
+        m.zero(table);
+        m.frames().set(table, Word::new(target.pool(), Kind::Data, 0));
+        Ok(1)
+    }
+
+    /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core; then the slots of those that were unmapped are emptied
+    /// and their frames counted less.
+    #[inline(never)]
     fn finish(&mut self) {
-        self.m.publish_descriptors();
-        if self.stale_count != 0 {
-            forget(self.m, self.target, self.stale_count, self.unmaps);
-            self.stale_count = 0;
+        let (m, number) = (self.m, self.target.number());
+        let stale = m.core().stale.get(..self.stale).unwrap_or_default();
+        self.stale = 0;
+        m.publish_descriptors();
+        if stale.is_empty() {
+            return;
+        }
+        if stale.len() > SINGLE_INVALIDATIONS {
+            m.invalidate_space(number);
+        } else {
+            stale.iter().for_each(|va| m.invalidate_page(number, va.load(Relaxed)));
+        }
+        m.finish_invalidation();
+        let Some(slots) = self.unmapped else { return };
+        let frames = *m.frames();
+        for va in stale {
+            let slot = &slots[page_table::index(va.load(Relaxed), 3)];
+            let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
+            slot.store(0, Relaxed);
+            release(m, &frames, leaf);
         }
     }
 }
 
-/// What the pages of a run have in common.
+/// What pages have in common that are changed alike.
 #[derive(Clone, Copy)]
 struct Form<'m> {
     op: MapOp,
@@ -282,199 +293,60 @@ struct Form<'m> {
     set: u64,
 }
 
-/// Each answers whether there was nothing special about the page, and it is done.
 impl Form<'_> {
+    /// Applies it to a page. Answers whether there was nothing special about that, and it is done.
     #[inline(always)]
-    fn map(&self, m: &impl Machine, slot: &AtomicU64, second: u64) -> bool {
-        let pfn = Pfn(second & PFN);
+    fn apply(&self, op: u64, m: &impl Machine, slot: &AtomicU64, stale: &AtomicU64, first: u64, second: u64) -> bool {
+        let old = slot.load(Relaxed);
+        if op == UNMAP {
+            if old & VALID != 0 {
+                // Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
+                // Nobody else changes that bit: the lock is held.
+                m.add(slot, VALID.wrapping_neg());
+                stale.store(first, Relaxed);
+            }
+            return old & VALID != 0;
+        }
+        let pfn = if op == MAP { Pfn(second & PFN) } else { Descriptor::from_bits_retain(old).pfn() };
         let Some(place) = self.frames.word(pfn) else { return false };
         let word = place.load(Relaxed);
-        let done =
-            Word(word).head() == self.head && slot.load(Relaxed) == 0 && m.exchange(place, word, word + 1).is_ok();
-        if done {
-            slot.store(self.set | pfn.address(), Relaxed);
+        let fits = if op == MAP { old == 0 } else { self.needed & !old == 0 };
+        if !fits || Word(word).head() != self.head {
+            return false;
         }
-        done
-    }
-
-    /// Only bit 0 goes: the walkers of other cores may still set accessed and dirty in what they read before (Arm ARM D8.5.4), so this is one atomic.
-    #[inline(always)]
-    fn unmap(&self, m: &impl Machine, slot: &AtomicU64, stale: &AtomicU64, first: u64) -> bool {
-        let valid = slot.load(Relaxed) & VALID != 0;
-        if valid {
-            // Nobody else changes that bit: the lock is held.
-            m.add(slot, VALID.wrapping_neg());
+        if op == MAP {
+            let counted = m.exchange(place, word, word + 1).is_ok();
+            if counted {
+                slot.store(self.set | pfn.address(), Relaxed);
+            }
+            return counted;
+        }
+        // Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
+        let changed = m.exchange(slot, old, old & self.kept | self.set).is_ok();
+        if changed {
             stale.store(first, Relaxed);
         }
-        valid
+        changed
     }
 
-    /// Permissions, execute-never and access flag may change without break-before-make (Arm ARM D8.16.1).
-    #[inline(always)]
-    fn change(&self, m: &impl Machine, slot: &AtomicU64, stale: &AtomicU64, first: u64) -> bool {
-        let old = slot.load(Relaxed);
-        let place = self.frames.word(Descriptor::from_bits_retain(old).pfn());
-        let done = self.needed & !old == 0
-            && place.is_some_and(|place| Word(place.load(Relaxed)).head() == self.head)
-            && m.exchange(slot, old, old & self.kept | self.set).is_ok();
-        if done {
-            stale.store(first, Relaxed);
+    /// Applies it to entries that differ in nothing but their place in the table `like` and, for `Map`, their frame, until there is something special about one.
+    /// Apart from all else, so that everything it needs stays in registers. Answers how many were done.
+    #[inline(never)]
+    fn run<const OP: u64, M: Machine>(self, m: &M, entries: &[Entry], stale: &[AtomicU64], like: [u64; 2]) -> usize {
+        let frames = if OP == MAP { PFN } else { 0 };
+        let mut left = entries.len().min(stale.len());
+        let count = left;
+        for (entry, stale) in entries.iter().zip(stale) {
+            // What is not done here is read anew.
+            let words = (entry[0].load(Relaxed), entry[1].load(Relaxed));
+            let alike = words.0 & !IN_TABLE == like[0] && (words.1 ^ like[1]) & !frames == 0;
+            if !alike || !self.apply(OP, m, &self.slots[page_table::index(words.0, 3)], stale, words.0, words.1) {
+                break;
+            }
+            left -= 1;
         }
-        done
+        count - left
     }
-}
-
-/// A run, apart from all else, so that everything it needs stays in registers. Entries are alike in all but their place in the table and the lowest `OTHER` bits of
-/// the second word. Answers how many were done.
-#[inline(never)]
-fn run<'m, const OTHER: u32>(
-    entries: &[[AtomicU64; 2]],
-    stale: &[AtomicU64],
-    like: (u64, u64),
-    form: Form<'m>,
-    page: impl Fn(&Form<'m>, &AtomicU64, &AtomicU64, u64, u64) -> bool,
-) -> usize {
-    let count = entries.len().min(stale.len());
-    let mut left = count;
-    for (words, stale) in entries.iter().zip(stale) {
-        // What is not done here is read anew.
-        let (first, second) = (words[0].load(Relaxed), words[1].load(Relaxed));
-        let alike = first & !IN_TABLE == like.0 && (second ^ like.1) >> OTHER == 0;
-        if !alike || !page(&form, &form.slots[page_table::index(first, 3)], stale, first, second) {
-            break;
-        }
-        left -= 1;
-    }
-    count - left
-}
-
-/// Whether a binding of `caller`'s permits that a page is mapped so. Answers the head that words of frames have for which the same is true; [`OUTSIDE`]'s
-/// for a page of a device, of which that says nothing. A device's page is mapped for `whom`; nobody changes it.
-#[inline(never)]
-fn permit<M: Machine>(
-    m: &M,
-    caller: &Environment,
-    whom: Option<&Environment>,
-    handle: u64,
-    wanted: Rights,
-    pfn: Pfn,
-    word: Word,
-) -> Result<u64, Refusal> {
-    if word.exposed() && wanted == Rights::POOL_READ {
-        return Ok(word.head());
-    }
-    let binding = binding::read(m, caller, handle)?;
-    binding.check(m, Rights::empty())?;
-    let device = whom.filter(|_| binding.is(BindingKind::Device));
-    Refusal::WrongKind.when(device.is_none() && !binding.is(BindingKind::Pool))?;
-    Refusal::NoRight.when(!binding.permits(wanted))?;
-    if let Some(whom) = device {
-        // It lies in the binding's range, is not RAM, and is not the kernel's; the UART goes to who maps it for writing.
-        Refusal::NotYours.when(!binding.covers(pfn.0, 1) || m.found().devices.touch(pfn))?;
-        Refusal::WrongFrame.when(wanted.contains(Rights::POOL_EXECUTE) || word.kind() != Kind::Device)?;
-        if m.found().uart == Some(pfn) && wanted.contains(Rights::POOL_WRITE) {
-            let claimed = m.tables().uart_owner.compare_exchange(0, whom.number(), AcqRel, Acquire);
-            Refusal::InUse.when(claimed.is_err_and(|owner| owner != whom.number()))?;
-        }
-        return Ok(OUTSIDE.0);
-    }
-    Refusal::NotYours.when(word.pool() != binding.object || word.kind() == Kind::Free)?;
-    match word.kind() {
-        Kind::Data | Kind::Control if !wanted.contains(Rights::POOL_EXECUTE) => Ok(word.head()),
-        Kind::Code if !wanted.contains(Rights::POOL_WRITE) => Ok(word.head()),
-        _ => Err(Refusal::WrongFrame),
-    }
-}
-
-/// The entry of a table of `level - 1` where a table of `level` for `va` is, or could be.
-fn table_slot<'m>(m: &'m impl Machine, target: &Environment, va: u64, level: u64) -> Result<&'m AtomicU64, Refusal> {
-    let above = page_table::table_for(m, target.root(), va, level - 1).ok_or(Refusal::NotMapped)?;
-    Ok(&m.words(above)[page_table::index(va, level - 1)])
-}
-
-#[inline(never)]
-fn install_table(
-    m: &impl Machine,
-    caller: &Environment,
-    target: &Environment,
-    va: u64,
-    level: u64,
-    handle: u64,
-    pfn: Pfn,
-) -> Result<(), Refusal> {
-    let binding = binding::find(m, caller, handle, BindingKind::Pool, Rights::POOL_ALLOC)?;
-    // Kernel objects are made of the environment's own pool only: a shared pool can end without asking who lives in it.
-    Refusal::NotYours.when(binding.object != target.pool())?;
-    let slot = table_slot(m, target, va, level)?;
-    Refusal::AlreadyMapped.when(slot.load(Relaxed) != 0)?;
-    frame::become_object(m, binding.object, pfn, Word::table(binding.object, level, target.number()))?;
-    // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
-    m.publish_descriptors();
-    slot.store(page_table::table(pfn).bits(), Relaxed);
-    Ok(())
-}
-
-#[inline(never)]
-fn remove_table(m: &impl Machine, target: &Environment, va: u64, level: u64) -> Result<(), Refusal> {
-    let slot = table_slot(m, target, va, level)?;
-    let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
-    Refusal::InUse.when(m.words(table).iter().any(|slot| slot.load(Relaxed) != 0))?;
-    slot.fetch_and(!VALID, Relaxed);
-    m.publish_descriptors();
-    // All of the address space: the walk caches' entries of this table and of the window's view of it, at every level.
-    m.invalidate_space(target.number());
-    m.finish_invalidation();
-    slot.store(0, Relaxed);
-    frame::become_data(m, table);
-    Ok(())
-}
-
-/// All cores' TLBs forget the first `count` pages of the core's list; then the slots of those that were unmapped are emptied and their frames counted less.
-#[inline(never)]
-fn forget(m: &impl Machine, target: &Environment, count: usize, unmaps: bool) {
-    let stale = m.core().stale.get(..count).unwrap_or_default();
-    if count > SINGLE_INVALIDATIONS {
-        m.invalidate_space(target.number());
-    } else {
-        stale.iter().for_each(|va| m.invalidate_page(target.number(), va.load(Relaxed)));
-    }
-    m.finish_invalidation();
-    if !unmaps {
-        return;
-    }
-    let mut left = stale;
-    while let [next, rest @ ..] = left {
-        let like = next.load(Relaxed) & !IN_TABLE;
-        left = match leaves(m, target, like).filter(|_| like & CHANGED == 0) {
-            Some(slots) => left.get(left.len() - empty(m, left, like, slots)..).unwrap_or_default(),
-            None => rest,
-        };
-    }
-}
-
-/// Empties the slots of pages in one table, as far as they are, and counts their frames less. Answers how many are left.
-#[inline(never)]
-fn empty(m: &impl Machine, stale: &[AtomicU64], like: u64, slots: &Words) -> usize {
-    let frames = *m.frames();
-    let mut rest = stale.iter();
-    while let Some(va) = rest.next() {
-        let va = va.load(Relaxed);
-        if va & !IN_TABLE != like {
-            return rest.len() + 1;
-        }
-        let slot = &slots[page_table::index(va, 3)];
-        let leaf = Descriptor::from_bits_retain(slot.load(Relaxed));
-        slot.store(0, Relaxed);
-        release(m, &frames, leaf);
-    }
-    0
-}
-
-/// The level-3 table that serves an address.
-#[cold]
-#[inline(never)]
-fn leaves<'m, M: Machine>(m: &'m M, target: &Environment, va: u64) -> Option<&'m Words> {
-    page_table::table_for(m, target.root(), va, 3).map(|table| m.words(table))
 }
 
 /// One mapping of a frame is gone from every TLB. Pages of devices are not counted.

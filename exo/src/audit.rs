@@ -46,7 +46,9 @@ pub fn frame(m: &impl Machine, pfn: Pfn) -> Result<u64, Refusal> {
 fn check(m: &impl Machine, pfn: Pfn, word: Word) -> Result<u64, Rule> {
     match word.kind() {
         Kind::Busy => Err(Rule::NoFrameIsBusy),
-        Kind::Free if word.count() != 0 => Err(Rule::FreeIsUncounted),
+        // What stands there is a ticket.
+        Kind::Free if word.count() > m.tables().tickets.load(Relaxed) => Err(Rule::FreeIsUncounted),
+        Kind::Free => Ok(0),
         Kind::Table => table(m, pfn, word),
         Kind::Environment => {
             let listed = environment::by_number(m, m.environment(pfn).number());

@@ -2,19 +2,17 @@
 
 use crate::binding::{self, Binding, Copy};
 use crate::environment::{self, Environment, Parts};
-use crate::frame::{self, Kind, Zero};
+use crate::frame::{self, Kind, Word};
 use crate::machine::{Machine, Power, Trigger};
 use crate::vcore::{self, Control, FRAME_WORDS, Link, Start, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{Ordering::*, fence};
 use exo_abi::binding::{BindingKind, Rights};
-use exo_abi::calls::{alloc_flag, frame_kind, power, slice_flag, stop_reason};
+use exo_abi::calls::{frame_kind, power, slice_flag, stop_reason};
 use exo_abi::event::FIRST_OF_KERNEL;
-use exo_abi::exposed::SLICE_EXACT;
-use exo_abi::page::MAPPABLE_END;
 use exo_abi::{
-    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, Handle, MAX_CELLS, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US,
+    BATCH_ENTRIES, Call, DEFAULT_SLICE_US, Handle, MAX_ENVIRONMENTS, MAX_POOLS, MAX_SLICE_US, MIN_SLICE_US, PAGE_BYTES,
     Pfn, Refusal, SLICES_PER_CORE, ZEROED_PER_CALL,
 };
 
@@ -67,7 +65,7 @@ pub fn event(m: &impl Machine, handle: u64) -> Result<u64, Refusal> {
 pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
     let Some(call) = Call::from_number(number) else { return Outcome::Refused(Refusal::NoSuchCall) };
     if call == Call::Halt {
-        return halt(m, m.core().running(), stop_reason::HALTED, x[0]);
+        return halt(m, stop_reason::HALTED, x[0]);
     }
     if call == Call::Map {
         let (refusal, progress) = map(m, x[0], x[1]);
@@ -75,9 +73,8 @@ pub fn plain<M: Machine>(m: &M, number: u64, x: &mut [u64; 11]) -> Outcome {
         return Outcome::Return;
     }
     let mut request = Request { m, environment: own_environment(m), x, results: [0; 2] };
-    let refusal = status(request.run(call));
-    (x[1], x[2]) = (request.results[0], request.results[1]);
-    x[0] = refusal;
+    let refusal = request.run(call).err().map_or(0, |refusal| refusal as u64);
+    (x[0], x[1], x[2]) = (refusal, request.results[0], request.results[1]);
     Outcome::Return
 }
 
@@ -92,33 +89,40 @@ pub fn yield_to(m: &impl Machine, handle: u64, index: u64) -> Outcome {
 
 /// Whom the caller may lend its slice to.
 fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusal> {
-    let binding = binding::read(m, own_environment(m), handle)?;
-    if binding.is(BindingKind::Env) {
-        binding.check(m, Rights::ENV_RUN)?;
-        Ok(vcore::of(environment::living(m, binding.object)?, index)?.0)
-    } else if binding.is(BindingKind::Gate) {
-        binding.check(m, Rights::GATE_CALL)?;
-        below(index, 1)?;
-        Ok(VcoreRef::from_word(binding.object))
-    } else {
-        Err(Refusal::WrongKind)
+    match env(m, handle, Rights::ENV_RUN) {
+        Err(Refusal::WrongKind) => {
+            let gate = binding::find(m, own_environment(m), handle, BindingKind::Gate, Rights::GATE_CALL)?;
+            below(index, 1)?;
+            Ok(VcoreRef::from_word(gate.object))
+        }
+        target => Ok(vcore::of(target?, index)?.0),
     }
 }
 
 /// The environment of the running vcore.
 fn own_environment<M: Machine>(m: &M) -> &Environment {
-    m.environment_of(m.core().running())
+    m.environment_of(m.core().me())
 }
 
-/// Stops the running vcore and tells the supervisor.
+/// Stops the running vcore and tells the supervisor. After a fault that cannot be an upcall, the registers are in the control page's `preempted`.
 #[inline(never)]
-pub fn halt(m: &impl Machine, me: VcoreRef, reason: u64, code: u64) -> Outcome {
+pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
+    let me = m.core().me();
     if reason == stop_reason::HALTED {
         gate::suspend(m, me);
     }
     let _ = vcore::stop(m, me, m.vcore(me), reason, code);
     tell_supervisor(m, m.environment_of(me));
     slice::schedule(m)
+}
+
+/// Stops the running vcore because another core asks for it: what follows is [`slice::after_interrupt`]'s matter.
+pub fn stop_running(m: &impl Machine) {
+    let me = m.core().me();
+    let environment = m.environment(me.environment());
+    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
+        tell_supervisor(m, environment);
+    }
 }
 
 /// A vcore of the environment stopped. When it was the first environment's last one, nobody is left to decide anything.
@@ -134,32 +138,28 @@ fn tell_supervisor(m: &impl Machine, environment: &Environment) {
     }
 }
 
-/// A fault that cannot be an upcall; the registers are in the control page's `preempted`.
-pub fn fault(m: &impl Machine) -> Outcome {
-    halt(m, m.core().running(), stop_reason::FAULTED, 0)
-}
-
-/// EL0 used FP/SIMD: the registers of its chain come in, those of the chain before have been saved when it was left.
+/// EL0 used FP/SIMD: the registers of who runs come in. Whom it calls finds them as they are, and so does it what it is replied.
 pub fn use_fp(m: &impl Machine) {
-    let root = gate::root(m, m.core().running());
-    m.load_fp(m.vcore(root).control_frame());
-    m.core().fp.store(root.0, Relaxed);
+    let core = m.core();
+    m.load_fp(m.vcore(core.running()).control_frame());
+    core.fp.store(1, Relaxed);
 }
 
-/// Before `next` runs: another chain's FP/SIMD registers leave the core.
+/// Who runs is preempted: its FP/SIMD registers go to its own control page, before another core can win it.
 #[inline(always)]
-pub fn leave_fp(m: &impl Machine, next: VcoreRef) {
-    let owner = VcoreRef(m.core().fp.load(Relaxed));
-    if owner.exists() {
-        save_fp(m, owner, next);
+pub fn keep_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
+        m.core().fp.store(0, Relaxed);
+        m.save_fp(m.vcore(m.core().running()).control_frame());
     }
 }
 
-#[inline(never)]
-fn save_fp(m: &impl Machine, owner: VcoreRef, next: VcoreRef) {
-    if !next.exists() || gate::root(m, next) != owner {
+/// Who ran gave up the core in a call, in which FP/SIMD registers are lost.
+#[inline(always)]
+pub fn lose_fp(m: &impl Machine) {
+    if m.core().fp.load(Relaxed) != 0 {
         m.core().fp.store(0, Relaxed);
-        m.save_fp(m.vcore(owner).control_frame());
+        m.drop_fp();
     }
 }
 
@@ -174,51 +174,32 @@ pub fn upcall_events(m: &impl Machine, vcore: &Vcore, control: Control<'_>) -> u
 }
 
 /// `map`. Answers the refusal's number, and how far [`address_space::apply`] got.
-#[inline(never)]
 pub fn map<M: Machine>(m: &M, handle: u64, count: u64) -> (u64, u64) {
+    apply(m, env(m, handle, Rights::ENV_MAP), count)
+}
+
+/// The batch of a `resume`: the same as `map` on the own tables.
+pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
     let environment = own_environment(m);
-    match map_target(m, environment, handle, count) {
-        Ok(target) => {
-            let (result, progress) = address_space::apply(m, environment, target, own_control(m), count);
-            (status(result), progress)
-        }
+    let target = env(m, Handle::SELF.0 as u64, Rights::ENV_MAP);
+    // Whoever may fill the slot may have put another environment's binding there: that permits nothing here.
+    let own = |target: &&Environment| target.frame() == environment.frame();
+    apply(m, target.and_then(|target| Some(target).filter(own).ok_or(Refusal::WrongKind)), count)
+}
+
+#[inline(never)]
+fn apply<M: Machine>(m: &M, target: Result<&Environment, Refusal>, count: u64) -> (u64, u64) {
+    let counted = target.and_then(|target| below(count.wrapping_sub(1), BATCH_ENTRIES).map(|_| target));
+    let entries = own_control(m).0[word!(batch)..].as_chunks().0.get(..count as usize);
+    match counted {
+        Ok(target) => address_space::apply(m, own_environment(m), target, entries.unwrap_or_default()),
         Err(refusal) => (refusal as u64, 0),
     }
 }
 
-/// Whose tables `map` changes: 1 to 64 entries.
-#[inline(always)]
-fn map_target<'m, M: Machine>(
-    m: &'m M,
-    environment: &Environment,
-    handle: u64,
-    count: u64,
-) -> Result<&'m Environment, Refusal> {
-    let binding = binding::read(m, environment, handle)?;
-    Refusal::WrongKind.when(!binding.is(BindingKind::Env))?;
-    binding.check(m, Rights::ENV_MAP)?;
-    let target = environment::living(m, binding.object)?;
-    Refusal::BadArgument.when(count.wrapping_sub(1) >= BATCH_ENTRIES)?;
-    Ok(target)
-}
-
-/// The batch of a `resume`: the same as `map` on the own tables. Answers the refusal's number and the entries done.
-pub fn resume_batch<M: Machine>(m: &M, count: u64) -> (u64, u64) {
-    let environment = own_environment(m);
-    // Whoever may fill the slot may have put another environment's binding there: that permits nothing here.
-    let allowed = binding::find(m, environment, Handle::SELF.0 as u64, BindingKind::Env, Rights::ENV_MAP)
-        .and_then(|own| if own.object == environment.frame().0 { Ok(()) } else { Err(Refusal::WrongKind) })
-        .and_then(|()| below(count, BATCH_ENTRIES + 1));
-    if let Err(refusal) = allowed {
-        return (refusal as u64, 0);
-    }
-    let (result, progress) = address_space::apply(m, environment, environment, own_control(m), count);
-    (status(result), progress & 0xffff_ffff)
-}
-
-/// What a register says of how it went: 0, or the refusal's number.
-fn status(result: Result<(), Refusal>) -> u64 {
-    result.err().map_or(0, |refusal| refusal as u64)
+/// The living environment that a handle of the caller's names.
+fn env<M: Machine>(m: &M, handle: u64, rights: Rights) -> Result<&Environment, Refusal> {
+    environment::living(m, binding::find(m, own_environment(m), handle, BindingKind::Env, rights)?.object)
 }
 
 /// A bounded argument.
@@ -227,7 +208,7 @@ fn below(value: u64, end: u64) -> Result<u64, Refusal> {
 }
 
 fn own_control<M: Machine>(m: &M) -> Control<'_> {
-    vcore::control(m, m.vcore(m.core().running()))
+    vcore::control(m, m.vcore(m.core().me()))
 }
 
 /// A call that always goes on with the caller, at work.
@@ -241,334 +222,209 @@ struct Request<'m, 'x, M: Machine> {
     results: [u64; 2],
 }
 
-impl<'m, M: Machine> Request<'m, '_, M> {
-    #[inline(always)]
+impl<M: Machine> Request<'_, '_, M> {
+    #[inline(never)]
     fn run(&mut self, call: Call) -> Result<(), Refusal> {
-        match call {
-            Call::FrameAlloc => self.frame_alloc(),
-            Call::FrameFree => self.frame_free(),
-            Call::FrameKind => self.frame_kind(),
-            Call::PoolCreate => self.pool_create(),
-            Call::PoolDestroy => self.pool_destroy(),
-            Call::EnvCreate => self.env_create(),
-            Call::EnvDestroy => self.env_destroy(),
-            Call::BindingsAdd => self.bindings_add(),
-            Call::NamesGive => self.names_give(),
-            Call::VcoreCreate => self.vcore_create(),
-            Call::VcoreStart => self.vcore_start(),
-            Call::VcoreStop => self.vcore_stop(),
-            Call::VcoreReport => self.vcore_report(),
-            Call::GateBind => self.bind(BindingKind::Gate),
-            Call::EventBind => self.bind(BindingKind::Event),
-            Call::Grant => self.grant(),
-            Call::TakeBack => self.take_back(),
-            Call::Restrict => binding::restrict(self.m, self.environment, self.x[0], self.x[1]),
-            Call::SliceClaim => self.slice_claim(),
-            Call::SliceRelease => self.slice_release(),
-            Call::IrqBind => self.irq_bind(),
-            Call::IrqAck => {
-                let (line, _) = self.line()?;
-                interrupt::acknowledge(self.m, self.environment, line)
+        let (m, environment, x) = (self.m, self.environment, self.x);
+        let me = environment.number();
+        let (kind, rights) = match call {
+            Call::Grant => return self.grant(),
+            Call::TakeBack => {
+                binding::check_cell(m, x[0], me)?;
+                binding::bump(m, x[0], me, 0);
+                return Ok(());
             }
-            Call::DebugWrite => self.debug_write(),
-            Call::Power => self.power(),
-            Call::Audit => self.audit(),
+            Call::Restrict => return binding::restrict(m, environment, x[0], x[1]),
+            Call::FrameAlloc | Call::FrameFree => (BindingKind::Pool, Rights::POOL_ALLOC),
+            Call::FrameKind => (BindingKind::Pool, Rights::POOL_EXECUTE),
+            Call::PoolCreate => (BindingKind::Pool, Rights::POOL_CARVE),
+            Call::PoolDestroy => (BindingKind::Pool, Rights::POOL_REVOKE),
+            Call::EnvCreate => (BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE),
+            Call::EnvDestroy | Call::VcoreStop | Call::VcoreReport => (BindingKind::Env, Rights::ENV_DESTROY),
+            Call::BindingsAdd | Call::NamesGive | Call::VcoreCreate => (BindingKind::Env, Rights::ENV_MAP),
+            Call::GateBind | Call::EventBind => (BindingKind::Env, Rights::ENV_MAP),
+            Call::VcoreStart => (BindingKind::Env, Rights::ENV_RUN),
+            Call::SliceClaim | Call::SliceRelease => (BindingKind::Core, Rights::CORE_CLAIM),
+            Call::IrqBind | Call::IrqAck => (BindingKind::Irq, Rights::IRQ_BIND),
+            Call::DebugWrite => (BindingKind::Device, Rights::DEVICE_DEBUG),
+            Call::Power => (BindingKind::Power, Rights::POWER_OFF),
+            Call::Audit => (BindingKind::Power, Rights::POWER_AUDIT),
             // The vectors serve Null and Resume, the others are not this function's.
-            _ => Ok(()),
-        }
-    }
-
-    /// The live binding that argument `index` names.
-    #[inline(never)]
-    fn binding(&self, index: usize, kind: BindingKind, rights: Rights) -> Result<Binding, Refusal> {
-        binding::find(self.m, self.environment, self.x[index], kind, rights)
-    }
-
-    /// The object of the live binding that argument 0 names.
-    #[inline(never)]
-    fn object(&self, kind: BindingKind, rights: Rights) -> Result<u64, Refusal> {
-        self.binding(0, kind, rights).map(|found| found.object)
-    }
-
-    /// The living environment that argument `index` names.
-    #[inline(never)]
-    fn env(&self, index: usize, rights: Rights) -> Result<&'m Environment, Refusal> {
-        environment::living(self.m, self.binding(index, BindingKind::Env, rights)?.object)
-    }
-
-    /// Vcore x1 of Env x0.
-    #[inline(never)]
-    fn vcore(&self, rights: Rights) -> Result<(VcoreRef, &'m Vcore), Refusal> {
-        vcore::of(self.env(0, rights)?, self.x[1])
-    }
-
-    /// Argument `index`, which must be below `end`.
-    fn below(&self, index: usize, end: u64) -> Result<u64, Refusal> {
-        below(self.x[index], end)
-    }
-
-    /// x1 entries of the batch buffer: 1 to 64.
-    fn batch(&self) -> Result<u64, Refusal> {
-        if self.x[1] == 0 { Err(Refusal::BadArgument) } else { self.below(1, BATCH_ENTRIES + 1) }
-    }
-
-    /// The frame that entry `index` of the batch buffer names.
-    fn batch_frame(&self, index: u64) -> Pfn {
-        Pfn(own_control(self.m).batch(index)[0].load(Relaxed))
-    }
-
-    fn frame_alloc(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
-        let (count, always) = (self.batch()?, self.below(2, alloc_flag::ZERO + 1)? != 0);
-        let pool = pool::pool(self.m, number);
-        let (mut zeroed, mut result) = (0, Ok(()));
-        // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
-        pool.charge(count)?;
-        while result.is_ok() && self.results[0] < count {
-            let zero = match zeroed == ZEROED_PER_CALL {
-                true if always => {
-                    result = Err(Refusal::Again);
-                    break;
-                }
-                true => Zero::Never,
-                false if always => Zero::Always,
-                false => Zero::WhenNew,
-            };
-            result = frame::allocate(self.m, number, self.batch_frame(self.results[0]), zero).map(|frames| {
-                zeroed += frames;
-                self.results[0] += 1;
-            });
-        }
-        pool.uncharge(count - self.results[0]);
-        result
-    }
-
-    /// Does something to the frames of the batch buffer, until one is refused.
-    fn each_frame(&mut self, count: u64, one: impl Fn(&Self, Pfn) -> Result<(), Refusal>) -> Result<(), Refusal> {
-        while self.results[0] < count {
-            one(self, self.batch_frame(self.results[0]))?;
-            self.results[0] += 1;
-        }
-        Ok(())
-    }
-
-    fn frame_free(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_ALLOC)?;
-        let count = self.batch()?;
-        let result = self.each_frame(count, |request, pfn| frame::free(request.m, number, pfn));
-        pool::pool(self.m, number).uncharge(self.results[0]);
-        result
-    }
-
-    fn frame_kind(&mut self) -> Result<(), Refusal> {
-        let number = self.object(BindingKind::Pool, Rights::POOL_EXECUTE)?;
-        let count = self.batch()?;
-        let kind = if self.below(2, frame_kind::CODE + 1)? == frame_kind::CODE { Kind::Code } else { Kind::Data };
-        let result = self.each_frame(count, |request, pfn| frame::set_kind(request.m, number, pfn, kind));
-        if kind == Kind::Code {
-            // Before any of them can be executed: mapping comes later than this call.
-            self.m.invalidate_instructions();
-        }
-        result
-    }
-
-    fn pool_create(&self) -> Result<(), Refusal> {
-        let parent = self.object(BindingKind::Pool, Rights::POOL_CARVE)?;
-        let (number, cell) = (self.below(1, MAX_POOLS)?, self.below(2, MAX_CELLS)?);
-        let (quota, minimum) = (self.below(3, 1 << 31)?, self.x[4]);
-        Refusal::BadArgument.when(number == 0 || minimum > quota)?;
-        let me = self.environment.number();
-        binding::check_cell(self.m, cell, me)?;
-        binding::check_empty(self.m, self.environment, self.x[5])?;
-        pool::create(self.m, me, parent, number, cell, quota)?;
-        binding::bump(self.m, cell, me, binding::OBJECT);
-        let root = Binding::new(self.m, BindingKind::Pool, Rights::EVERYTHING, cell, number);
-        binding::write(self.m, self.environment, self.x[5], &root)
-    }
-
-    fn pool_destroy(&self) -> Result<(), Refusal> {
-        let root = self.binding(0, BindingKind::Pool, Rights::POOL_REVOKE)?;
-        Refusal::NotRoot.when(!root.root())?;
-        match pool::pool(self.m, root.object).identity().state() {
-            pool::State::Shared if pool::children(self.m, root.object).next().is_some() => Err(Refusal::InUse),
-            pool::State::Shared => {
-                self.below(1, 1)?;
-                destroy::begin_pool(self.m, root.object);
-                // All its bindings are dead, this one lives on with nothing but the right to finish.
-                let last = Binding::new(self.m, BindingKind::Pool, Rights::POOL_REVOKE, root.cell(), root.object);
-                binding::put(self.m, self.environment, self.x[0], root.head, &last)?;
-                Err(Refusal::Again)
-            }
-            pool::State::Dying => {
-                destroy::shared_pool(self.m, root.object)?;
-                binding::restrict(self.m, self.environment, self.x[0], 0)
-            }
-            _ => Err(Refusal::InUse),
-        }
-    }
-
-    fn env_create(&self) -> Result<(), Refusal> {
-        let pool = self.binding(0, BindingKind::Pool, Rights::POOL_ALLOC | Rights::POOL_CARVE)?;
-        Refusal::NotRoot.when(!pool.root())?;
-        let parts = Parts {
-            number: self.below(1, MAX_ENVIRONMENTS)?,
-            cell: self.below(2, MAX_CELLS)?,
-            pool: pool.object,
-            frame: Pfn(self.x[3]),
-            root: Pfn(self.x[4]),
-            bindings: Pfn(self.x[5]),
-            supervisor: self.m.core().running(),
+            _ => return Ok(()),
         };
-        environment::create(self.m, self.environment, &parts, self.x[6])
-    }
-
-    fn env_destroy(&self) -> Result<(), Refusal> {
-        let frame = Pfn(self.object(BindingKind::Env, Rights::ENV_DESTROY)?);
-        let dying = self.m.environment(frame);
-        Refusal::BadArgument.when(frame == self.environment.frame())?;
-        destroy::environment(self.m, self.environment, dying)?;
-        binding::restrict(self.m, self.environment, self.x[0], 0)
-    }
-
-    fn bindings_add(&mut self) -> Result<(), Refusal> {
-        let target = self.env(0, Rights::ENV_MAP)?;
-        self.results[0] = environment::add_bindings(self.m, target, Pfn(self.x[1]))?;
-        Ok(())
-    }
-
-    fn names_give(&self) -> Result<(), Refusal> {
-        let target = self.env(0, Rights::ENV_MAP)?;
-        environment::give_names(self.m, self.environment.number(), target, self.x[1], self.x[2], self.x[3])
-    }
-
-    fn vcore_create(&self) -> Result<(), Refusal> {
-        let target = self.env(0, Rights::ENV_MAP)?;
-        let address = self.below(3, MAPPABLE_END)?;
-        Refusal::BadArgument.when(address % exo_abi::PAGE_BYTES != 0 || self.m.core_at(self.x[7]).is_none())?;
-        let start = Start { pc: self.x[4], sp: self.x[5], argument: self.x[6] };
-        let _guard = target.lock.lock();
-        vcore::create(self.m, target, self.x[1], Pfn(self.x[2]), address, self.x[7], &start)
-    }
-
-    fn vcore_start(&self) -> Result<(), Refusal> {
-        let (reference, vcore) = self.vcore(Rights::ENV_RUN)?;
-        let anew = (self.x[2] != 0).then_some(Start { pc: self.x[2], sp: self.x[3], argument: self.x[4] });
-        vcore::start(self.m, reference, vcore, anew.as_ref())
-    }
-
-    fn vcore_stop(&self) -> Result<(), Refusal> {
-        let (reference, vcore) = self.vcore(Rights::ENV_DESTROY)?;
-        Refusal::WrongState.when(reference == self.m.core().running())?;
-        vcore::stop(self.m, reference, vcore, stop_reason::STOPPED, 0)?;
-        tell_supervisor(self.m, self.m.environment_of(reference));
-        Ok(())
-    }
-
-    fn vcore_report(&mut self) -> Result<(), Refusal> {
-        let (_, vcore) = self.vcore(Rights::ENV_DESTROY)?;
-        Refusal::WrongState.when(!vcore.word().is(State::Stopped))?;
-        let reason = vcore.mask.load(Relaxed);
-        let control = vcore::control(self.m, vcore);
-        // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
-        let halted = reason == stop_reason::HALTED;
-        let (from, to) = (if halted { word!(upcall) } else { word!(preempted) }, own_control(self.m));
-        (0..FRAME_WORDS).for_each(|word| to.set(word!(batch) + word, control.get(from + word)));
-        self.results = [reason, if halted { vcore.alarm.load(Relaxed) } else { 0 }];
-        Ok(())
-    }
-
-    /// `gate_bind` and `event_bind`.
-    fn bind(&self, kind: BindingKind) -> Result<(), Refusal> {
-        let target = self.env(0, Rights::ENV_MAP)?;
-        let (reference, _) = vcore::of(target, self.x[1])?;
-        binding::check_cell(self.m, self.below(2, MAX_CELLS)?, target.number())?;
-        let mut made = Binding::new(self.m, kind, Rights::GATE_CALL | Rights::GRANT, self.x[2], reference.0);
-        match kind {
-            BindingKind::Gate if self.x[4] == 0 => return Err(Refusal::BadArgument),
-            BindingKind::Gate => (made.badge, made.object) = (self.x[4], Link::first(reference).0),
-            _ => made.object |= self.below(4, FIRST_OF_KERNEL)?,
+        let by = binding::find(m, environment, x[0], kind, rights)?;
+        let of_living = kind == BindingKind::Env && call != Call::EnvDestroy;
+        let target = if of_living { environment::living(m, by.object)? } else { environment };
+        match call {
+            Call::PoolCreate => {
+                let (number, cell, quota) = (below(x[1], MAX_POOLS)?, x[2], below(x[3], 1 << 31)?);
+                Refusal::BadArgument.when(number == 0 || x[4] > quota)?;
+                binding::check_cell(m, cell, me)?;
+                binding::check_empty(m, environment, x[5])?;
+                pool::create(m, me, by.object, number, cell, quota)?;
+                binding::bump(m, cell, me, binding::OBJECT);
+                let root = Binding::new(m, kind, Rights::EVERYTHING, cell, number);
+                binding::write(m, environment, x[5], &root)
+            }
+            Call::PoolDestroy => destroy::pool(m, environment, x, &by),
+            Call::EnvCreate => {
+                Refusal::NotRoot.when(!by.root())?;
+                let number = below(x[1], MAX_ENVIRONMENTS)?;
+                let (cell, pool, supervisor) = (x[2], by.object, m.core().running());
+                let (frame, root, bindings) = (Pfn(x[3]), Pfn(x[4]), Pfn(x[5]));
+                let parts = Parts { number, cell, pool, frame, root, bindings, supervisor };
+                environment::create(m, environment, &parts, x[6])
+            }
+            Call::EnvDestroy => {
+                Refusal::BadArgument.when(by.object == environment.frame().0)?;
+                destroy::environment(m, environment, m.environment(Pfn(by.object)))?;
+                binding::restrict(m, environment, x[0], 0)
+            }
+            Call::BindingsAdd => {
+                self.results[0] = environment::add_bindings(m, target, Pfn(x[1]))?;
+                Ok(())
+            }
+            Call::NamesGive => environment::give_names(m, me, target, [x[1], x[2], x[3]]),
+            Call::VcoreCreate => {
+                let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= exo_abi::page::MAPPABLE_END;
+                Refusal::BadArgument.when(misplaced || m.core_at(x[7]).is_none())?;
+                let start = Start { pc: x[4], sp: x[5], argument: x[6] };
+                let _guard = target.locked();
+                vcore::create(m, target, x[1], Pfn(x[2]), x[3], x[7], &start)
+            }
+            Call::VcoreStart | Call::VcoreStop | Call::VcoreReport | Call::GateBind | Call::EventBind => {
+                self.vcore(call, target, vcore::of(target, x[1])?)
+            }
+            Call::SliceClaim | Call::SliceRelease => self.slice(call, &by),
+            Call::IrqBind | Call::IrqAck => {
+                Refusal::BadArgument.when(!by.covers(x[1], 1))?;
+                if call == Call::IrqAck {
+                    return interrupt::acknowledge(m, environment, x[1]);
+                }
+                let event = below(x[3], FIRST_OF_KERNEL)?;
+                let trigger = if below(x[4], 2)? == 1 { Trigger::Edge } else { Trigger::Level };
+                interrupt::bind(m, &by, x[1], vcore::of(environment, x[2])?.0, event, trigger)
+            }
+            Call::DebugWrite => {
+                let uart = m.found().uart.is_some_and(|uart| by.covers(uart.0, 1));
+                Refusal::BadArgument.when(x[1] == 0 || x[1] > 48 || !uart)?;
+                Refusal::Claimed.when(m.tables().uart_owner.load(Acquire) != 0)?;
+                let byte = |index: usize| self.x[(2 + index / 8) & 7].to_le_bytes()[index % 8];
+                (0..x[1] as usize).for_each(|index| m.write_uart(&[byte(index)]));
+                Ok(())
+            }
+            Call::Power => {
+                let what = if below(x[1], 2)? == power::OFF { Power::Off(x[2]) } else { Power::Reset };
+                m.power(what);
+                Ok(())
+            }
+            Call::Audit => {
+                self.results[0] = audit::frame(m, Pfn(x[1]))?;
+                Ok(())
+            }
+            _ => self.frames(call, &by),
         }
-        binding::write(self.m, self.environment, self.x[3], &made)
+    }
+
+    /// `frame_alloc`, `frame_free` and `frame_kind`: the frames of the batch buffer, until one is refused.
+    fn frames(&mut self, call: Call, by: &Binding) -> Result<(), Refusal> {
+        let (m, x, number) = (self.m, self.x, by.object);
+        let pool = pool::pool(m, number);
+        let count = if x[1] == 0 { Err(Refusal::BadArgument) } else { below(x[1], BATCH_ENTRIES + 1) }?;
+        let flag = if call == Call::FrameFree { 0 } else { below(x[2], 2)? };
+        let kind = if flag == frame_kind::CODE { Kind::Code } else { Kind::Data };
+        // Charged as a whole first: one atomic instead of one a frame, and what was not taken is given back.
+        if call == Call::FrameAlloc {
+            pool.charge(count)?;
+            // Who ends the pool takes the binding back first, and looks at its use then: one of the two sees the other.
+            fence(SeqCst);
+            by.check(m, Rights::empty()).inspect_err(|_| pool.uncharge(count))?;
+        }
+        let (mut left, mut done, mut result) = (ZEROED_PER_CALL, 0, Ok(()));
+        while result.is_ok() && done < count {
+            let pfn = Pfn(own_control(m).batch(done)[0].load(Relaxed));
+            result = match call {
+                Call::FrameAlloc => frame::allocate(m, number, pfn, flag, &mut left),
+                Call::FrameFree => frame::free(m, number, pfn),
+                _ => frame::turn_into(m, pfn, Word::new(number, kind, 0)),
+            };
+            done += u64::from(result.is_ok());
+        }
+        match call {
+            Call::FrameAlloc => pool.uncharge(count - done),
+            Call::FrameFree => pool.uncharge(done),
+            // Before any of them can be executed: mapping comes later than this call.
+            _ if kind == Kind::Code => m.invalidate_instructions(),
+            _ => {}
+        }
+        self.results[0] = done;
+        result
+    }
+
+    /// Calls that are about a vcore of `target`.
+    fn vcore(&mut self, call: Call, target: &Environment, of: (VcoreRef, &Vcore)) -> Result<(), Refusal> {
+        let (m, x, (reference, vcore)) = (self.m, self.x, of);
+        match call {
+            Call::VcoreStart => {
+                let anew = Start { pc: x[2], sp: x[3], argument: x[4] };
+                vcore::start(m, reference, vcore, (x[2] != 0).then_some(&anew))
+            }
+            Call::VcoreStop => {
+                Refusal::WrongState.when(reference == m.core().running())?;
+                vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0)?;
+                tell_supervisor(m, target);
+                Ok(())
+            }
+            Call::VcoreReport => {
+                Refusal::WrongState.when(!vcore.word().is(State::Stopped))?;
+                let reason = vcore.mask.load(Relaxed);
+                let control = vcore::control(m, vcore);
+                // What the library caught and gave up on is in its upcall frame; what the kernel stopped is in the other.
+                let halted = reason == stop_reason::HALTED;
+                let (from, to) = (if halted { word!(upcall) } else { word!(preempted) }, own_control(m));
+                (0..FRAME_WORDS).for_each(|word| to.set(word!(batch) + word, control.get(from + word)));
+                self.results = [reason, if halted { vcore.alarm.load(Relaxed) } else { 0 }];
+                Ok(())
+            }
+            _ => {
+                let gate = call == Call::GateBind;
+                let kind = if gate { BindingKind::Gate } else { BindingKind::Event };
+                Refusal::BadArgument.when(if gate { x[4] == 0 } else { x[4] >= FIRST_OF_KERNEL })?;
+                binding::check_cell(m, x[2], target.number())?;
+                let object = if gate { Link::first(reference).0 } else { reference.0 | x[4] };
+                let made = Binding::new(m, kind, Rights::GATE_CALL | Rights::GRANT, x[2], object);
+                let badge = if gate { x[4] } else { made.badge };
+                binding::write(m, self.environment, x[3], &Binding { badge, ..made })
+            }
+        }
+    }
+
+    /// `slice_claim` and `slice_release`: position x2 of core x1.
+    fn slice(&self, call: Call, by: &Binding) -> Result<(), Refusal> {
+        let (m, x) = (self.m, self.x);
+        let core = m.core_at(x[1]).ok_or(Refusal::BadArgument)?;
+        let position = below(x[2], SLICES_PER_CORE)?;
+        Refusal::NoRight.when(!by.covers(core.id() * SLICES_PER_CORE + position, 1))?;
+        if call == Call::SliceRelease {
+            return slice::release(m, core, position);
+        }
+        let target = env(m, x[3], Rights::ENV_RUN)?;
+        let (owner, _) = vcore::of(target, x[4])?;
+        let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
+        let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { exo_abi::exposed::SLICE_EXACT };
+        Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
+        Refusal::WrongState.when(vcore::home(m, owner) != core.id())?;
+        let length = m.ticks(microseconds);
+        let claim = slice::Claim { owner, environment: target.number(), by, length, exact };
+        slice::claim(m, core, position, &claim)
     }
 
     fn grant(&self) -> Result<(), Refusal> {
-        let source = binding::read(self.m, self.environment, self.x[0])?;
-        let target = self.env(1, Rights::ENV_MAP)?;
-        let copy = Copy { rights: self.x[3], cell: self.below(4, MAX_CELLS)?, first: self.x[5], count: self.x[6] };
-        let derived = binding::derive(self.m, self.environment.number(), &source, &copy)?;
-        binding::write(self.m, target, self.x[2], &derived)
-    }
-
-    fn take_back(&self) -> Result<(), Refusal> {
-        let (cell, me) = (self.below(0, MAX_CELLS)?, self.environment.number());
-        binding::check_cell(self.m, cell, me)?;
-        binding::bump(self.m, cell, me, 0);
-        Ok(())
-    }
-
-    /// The Core binding x0 covers position x2 of core x1.
-    fn position(&self) -> Result<(&'m slice::Core, Binding), Refusal> {
-        let binding = self.binding(0, BindingKind::Core, Rights::CORE_CLAIM)?;
-        let core = self.m.core_at(self.x[1]).ok_or(Refusal::BadArgument)?;
-        let position = self.below(2, SLICES_PER_CORE)?;
-        let covered = binding.covers(core.id() * SLICES_PER_CORE + position, 1);
-        if covered { Ok((core, binding)) } else { Err(Refusal::NoRight) }
-    }
-
-    fn slice_claim(&self) -> Result<(), Refusal> {
-        let (core, binding) = self.position()?;
-        let target = self.env(3, Rights::ENV_RUN)?;
-        let (owner, _) = vcore::of(target, self.x[4])?;
-        let microseconds = if self.x[5] == 0 { DEFAULT_SLICE_US } else { self.x[5] };
-        let exact = if self.below(6, slice_flag::EXACT + 1)? == 0 { 0 } else { SLICE_EXACT };
-        Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
-        Refusal::WrongState.when(vcore::home(self.m, owner) != core.id())?;
-        let length = self.m.ticks(microseconds);
-        let claim = slice::Claim { owner, environment: target.number(), by: &binding, length, exact };
-        slice::claim(self.m, core, self.x[2], &claim)
-    }
-
-    fn slice_release(&self) -> Result<(), Refusal> {
-        let (core, _) = self.position()?;
-        slice::release(self.m, core, self.x[2])
-    }
-
-    /// Line x1, which the Irq binding x0 covers.
-    fn line(&self) -> Result<(u64, Binding), Refusal> {
-        let binding = self.binding(0, BindingKind::Irq, Rights::IRQ_BIND)?;
-        if binding.covers(self.x[1], 1) { Ok((self.x[1], binding)) } else { Err(Refusal::BadArgument) }
-    }
-
-    fn irq_bind(&self) -> Result<(), Refusal> {
-        let ((line, by), event) = (self.line()?, self.below(3, FIRST_OF_KERNEL)?);
-        let trigger = if self.below(4, 2)? == 1 { Trigger::Edge } else { Trigger::Level };
-        interrupt::bind(self.m, self.environment, &by, line, self.x[2], event, trigger)
-    }
-
-    fn debug_write(&self) -> Result<(), Refusal> {
-        let binding = self.binding(0, BindingKind::Device, Rights::DEVICE_DEBUG)?;
-        let count = self.x[1] as usize;
-        let uart = self.m.found().uart.is_some_and(|uart| binding.covers(uart.0, 1));
-        Refusal::BadArgument.when(self.x[1] == 0 || self.x[1] > 48 || !uart)?;
-        Refusal::Claimed.when(self.m.tables().uart_owner.load(Acquire) != 0)?;
-        let bytes = |index: usize| self.x[2 + index / 8].to_le_bytes()[index % 8];
-        (0..count).for_each(|index| self.m.write_uart(&[bytes(index)]));
-        Ok(())
-    }
-
-    fn power(&self) -> Result<(), Refusal> {
-        self.object(BindingKind::Power, Rights::POWER_OFF)?;
-        self.m.power(match self.x[1] {
-            power::OFF => Power::Off(self.x[2]),
-            power::RESET => Power::Reset,
-            _ => return Err(Refusal::BadArgument),
-        });
-        Ok(())
-    }
-
-    fn audit(&mut self) -> Result<(), Refusal> {
-        self.object(BindingKind::Power, Rights::POWER_AUDIT)?;
-        self.results[0] = audit::frame(self.m, Pfn(self.x[1]))?;
-        Ok(())
+        let (m, x) = (self.m, self.x);
+        let source = binding::read(m, self.environment, x[0])?;
+        let target = env(m, x[1], Rights::ENV_MAP)?;
+        let copy = Copy { rights: x[3], cell: x[4], first: x[5], count: x[6] };
+        let derived = binding::derive(m, self.environment.number(), &source, &copy)?;
+        binding::write(m, target, x[2], &derived)
     }
 }

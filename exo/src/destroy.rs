@@ -4,17 +4,15 @@
 //! Memory ends by scans of frame words, which say all there is to know: whose a frame is, what it is used for, how often it is mapped. A scan looks at no more than the
 //! span of frames that the pool ever had, unless others map some of them.
 
-use crate::address_space;
-use crate::binding;
+use crate::binding::{self, Binding};
 use crate::environment::{self, Environment};
 use crate::frame::{self, Kind, Word};
-use crate::interrupt;
 use crate::machine::Machine;
-use crate::page_table;
 use crate::pool::{self, State, UNIT};
-use crate::slice;
 use crate::vcore::{self, VcoreRef};
+use crate::{address_space, interrupt, page_table, remote, slice};
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{name_kind, stop_reason};
 use exo_abi::page::Descriptor;
 use exo_abi::{MAX_POOLS, Pfn, Refusal};
@@ -40,7 +38,7 @@ pub mod step {
 
 /// One step of the destruction of an environment; `Ok` when nothing of it is left.
 pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) -> Result<(), Refusal> {
-    let guard = dying.lock.lock();
+    let guard = dying.locked();
     let now = dying.dying.load(Acquire).max(step::STOP);
     dying.dying.store(now, Release);
     match now {
@@ -60,33 +58,52 @@ pub fn environment(m: &impl Machine, caller: &Environment, dying: &Environment) 
     Ok(())
 }
 
-/// Every vcore stops, its positions are free, no line leads to it, the UART returns.
+/// Nobody runs in it any more, no line leads to it, the UART returns.
 fn stop(m: &impl Machine, dying: &Environment) -> Result<(), Refusal> {
-    for (index, vcore) in dying.vcores.iter().enumerate() {
-        let reference = VcoreRef::new(dying.frame(), index as u64);
-        if vcore.word().state() == vcore::State::None {
-            continue;
-        }
-        Refusal::Again.when(vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0) == Err(Refusal::Again))?;
-        if let Some(core) = m.core_at(vcore::home(m, reference)) {
-            let slots = vcore.slots.load(Acquire);
-            (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
-                let _ = slice::release(m, core, position);
-            });
-        }
-        if m.core().fp.compare_exchange(reference.0, 0, Relaxed, Relaxed).is_ok() {
-            m.drop_fp();
-        }
-    }
+    Refusal::Again.when(!(stop_for_good(m, dying)? || stop_for_good(m, dying)?))?;
     interrupt::unbind_all(m, dying);
     if m.tables().uart_owner.compare_exchange(dying.number(), 0, AcqRel, Relaxed).is_ok() {
         m.reset_uart();
     }
-    Refusal::Again.when(!m.quiesced())?;
-    // Nobody runs in it any more: from here no TLB may hold anything of it.
+    // From here no TLB may hold anything of it.
     m.invalidate_space(dying.number());
     m.finish_invalidation();
     Ok(())
+}
+
+/// Stops what runs. True when nobody can start it again: who looked it up before it was dying may have done so until he left the kernel. And a core that has left since
+/// then walks its tables no more.
+fn stop_for_good(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let ticket = dying.ticket.load(Relaxed);
+    let left = ticket != 0 && remote::all_left(m, ticket);
+    let changed = stop_all(m, dying)?;
+    if !left || changed {
+        let new = if changed || ticket == 0 { remote::draw(m) } else { ticket };
+        dying.ticket.store(new, Relaxed);
+        return Ok(new == 0);
+    }
+    Ok(true)
+}
+
+/// Every vcore stops, and its positions are free. Answers whether there was something to do.
+fn stop_all(m: &impl Machine, dying: &Environment) -> Result<bool, Refusal> {
+    let mut changed = false;
+    for (index, vcore) in dying.vcores.iter().enumerate() {
+        if vcore.word().state() == vcore::State::None {
+            continue;
+        }
+        let reference = VcoreRef::new(dying.frame(), index as u64);
+        let stopped = vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0);
+        Refusal::Again.when(stopped == Err(Refusal::Again))?;
+        let slots = vcore.slots.load(Acquire);
+        changed |= stopped.is_ok() || slots != 0;
+        if let Some(core) = m.core_at(vcore::home(m, reference)) {
+            (0..64).filter(|position| slots >> position & 1 != 0).for_each(|position| {
+                let _ = slice::release(m, core, position);
+            });
+        }
+    }
+    Ok(changed)
 }
 
 /// Children, then numbers pass to the supervisor, or to who destroys the first environment. Children first: one that ends meanwhile must not leave its numbers here.
@@ -113,9 +130,7 @@ fn names(m: &impl Machine, caller: &Environment, dying: &Environment, kind: u64)
 fn shared_pools(m: &impl Machine, owner: u64) -> Result<(), Refusal> {
     for number in 1..MAX_POOLS {
         let identity = pool::pool(m, number).identity();
-        // A child's own pool, if the child is being destroyed, ends with that: the child's frame is in it.
-        let of_environment = || environment::all(m).any(|environment| environment.pool() == number);
-        let made = identity.owner() == owner && identity.parent() != 0 && !of_environment();
+        let made = identity.owner() == owner && identity.parent() != 0;
         if made && identity.state() == State::Shared {
             begin_pool(m, number);
         }
@@ -139,7 +154,7 @@ fn take_apart(m: &impl Machine, dying: &Environment) {
         vcore.state.store(vcore::StateWord(0).in_state(vcore::State::None).0, Release);
     }
     let root = dying.root();
-    dying.space.store(0, Release);
+    dying.space.store(dying.number() << 48, Release);
     let bindings = dying.binding_frames.iter().map(|frame| Pfn(frame.swap(0, AcqRel))).filter(|frame| frame.0 != 0);
     let tables = m.words(root)[..511].iter().filter_map(page_table::next_table);
     bindings.chain(tables).for_each(|frame| free(m, frame, number));
@@ -159,9 +174,12 @@ fn end(m: &impl Machine, caller: &Environment, dying: &Environment) {
     let heir = if environment::by_number(m, owner).is_some() { owner } else { caller.number() };
     binding::bump(m, cell, heir, 0);
     binding::bump(m, pool::pool(m, pool).identity().cell(), heir, 0);
-    environment::entry(m, dying.number()).fetch_and(!environment::FRAME_MASK, AcqRel);
-    free(m, dying.frame(), pool);
+    environment::entry(m, dying.number()).fetch_and(environment::OWNER_FIELD, AcqRel);
+    // Nobody finds it any more, but others may just look at it.
+    let ticket = remote::draw(m);
+    pool::pool(m, pool).uncharge(1);
     pool::end(m, pool);
+    frame::retire(m, dying.frame(), ticket);
 }
 
 /// A pool's bindings are dead from here on, and its children its parent's: their quotas count as use, which would never fall.
@@ -169,7 +187,8 @@ pub fn begin_pool(m: &impl Machine, number: u64) {
     let pool = pool::pool(m, number);
     let identity = pool.identity();
     binding::bump(m, identity.cell(), binding::owner(m, identity.cell()), binding::OBJECT);
-    let _ = pool.change(identity, identity.in_state(State::Dying));
+    let dying = if identity.state() == State::Own { State::DyingOwn } else { State::Dying };
+    let _ = pool.change(identity, identity.in_state(dying));
     pool.set_progress(0);
     pool::pass_children_on(m, number);
 }
@@ -187,16 +206,25 @@ mod scan {
 pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refusal> {
     let (pool, frames) = (pool::pool(m, number), m.frames());
     let progress = pool.progress();
+    if progress == pool::ENDED {
+        return Refusal::Again.when(!pool.is_left(m));
+    }
     let (scan, unit) = (progress & 3, progress >> 2);
     let sweeps = scan == scan::SWEEP;
-    let (first, end) = if sweeps { (0, frames.words.len() as u64) } else { pool.span() };
-    let mut at = first.max(unit * UNIT);
-    let (stop, mut freed) = (end.min(at + WORDS_PER_STEP), 0);
-    while at < stop && freed < FREED_PER_STEP {
-        let pfn = Pfn(frames.first + at);
-        at += 1;
+    let (first, end) = if sweeps { (0, u64::MAX) } else { pool.span() };
+    let end = end.min(frames.words.len() as u64);
+    let (mut at, mut freed) = (first.max(unit * UNIT), 0);
+    let words = frames.words.get(at as usize..end.min(at + WORDS_PER_STEP) as usize);
+    for word in words.unwrap_or_default() {
+        if freed >= FREED_PER_STEP {
+            break;
+        }
         // One look at each word: most are not what is looked for.
-        let Some(word) = frames.read(pfn).filter(|word| sweeps || word.pool() == number) else { continue };
+        let (pfn, word) = (Pfn(frames.first + at), Word(word.load(Acquire)));
+        at += 1;
+        if !sweeps && word.pool() != number {
+            continue;
+        }
         freed += match scan {
             scan::FREE => free_frame(m, pfn, word),
             _ if !word.is_table(3) => 0,
@@ -207,7 +235,7 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
         _ if at < end => scan | (at / UNIT) << 2,
-        scan::FREE if pool.account().0 <= rest => return Ok(()),
+        scan::FREE if pool.account().0 <= rest => return Refusal::Again.when(!pool.is_left(m)),
         scan::FREE => {
             // A child that was being made when this pool began to end.
             pool::pass_children_on(m, number);
@@ -223,10 +251,11 @@ fn free_frame(m: &impl Machine, pfn: Pfn, word: Word) -> u64 {
     match word.kind() {
         // It remembers the pool: a new one with this number must not take its contents for its own.
         Kind::Free => m.frames().change(pfn, word, Word::new(0, Kind::Free, 0)).map_or(0, |()| 0),
-        Kind::Data | Kind::Code if word.count() == 0 => {
-            free(m, pfn, word.pool());
+        // Somebody may just map it or give it back, by a binding that he looked up before.
+        Kind::Data | Kind::Code if word.count() == 0 => frame::give_back(m, pfn, word, 0).map_or(0, |()| {
+            pool::pool(m, word.pool()).uncharge(1);
             1
-        }
+        }),
         // Mapped somewhere: the sweep comes first. Kernel objects are made of an environment's own pool only, and went with it.
         _ => 0,
     }
@@ -250,15 +279,15 @@ fn free_table(m: &impl Machine, pfn: Pfn, number: u64) -> u64 {
 fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     let table = m.words(pfn);
     let Some(environment) = environment::by_number(m, word.environment()) else { return 0 };
-    let _guard = environment.lock.lock();
+    let _guard = environment.locked();
     let of_pool = |slot: &&AtomicU64| {
         leaf(slot).bits() != 0 && m.frames().read(leaf(slot).pfn()).is_some_and(|word| word.pool() == number)
     };
-    if m.frames().read(pfn) != Some(word) || !table.iter().any(|slot| of_pool(&slot)) {
+    let invalidate = |slot: &&AtomicU64| {
+        slot.fetch_and(!Descriptor::VALID.bits(), AcqRel);
+    };
+    if m.frames().read(pfn) != Some(word) || table.iter().filter(of_pool).inspect(invalidate).count() == 0 {
         return 0;
-    }
-    for slot in table.iter().filter(of_pool) {
-        slot.fetch_and(!Descriptor::VALID.bits(), Relaxed);
     }
     m.publish_descriptors();
     m.invalidate_space(environment.number());
@@ -270,8 +299,29 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     FREED_PER_STEP
 }
 
-/// One step of `pool_destroy`; the pool is no environment's own and has no children.
-pub fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
+/// `pool_destroy`, by a pool's root binding.
+pub fn pool(m: &impl Machine, environment: &Environment, x: &[u64; 11], root: &Binding) -> Result<(), Refusal> {
+    let number = root.object;
+    Refusal::NotRoot.when(!root.root())?;
+    match pool::pool(m, number).identity().state() {
+        State::Shared if pool::children(m, number).next().is_none() => {
+            Refusal::BadArgument.when(x[1] != 0)?;
+            begin_pool(m, number);
+            // All its bindings are dead, this one lives on with nothing but the right to finish.
+            let last = Binding::new(m, BindingKind::Pool, Rights::POOL_REVOKE, root.cell(), number);
+            binding::put(m, environment, x[0], root.head, &last)?;
+            Err(Refusal::Again)
+        }
+        State::Dying => {
+            shared_pool(m, number)?;
+            binding::restrict(m, environment, x[0], 0)
+        }
+        _ => Err(Refusal::InUse),
+    }
+}
+
+/// One step of the end of a pool that is no environment's own and has no children.
+fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
     let cell = pool::pool(m, number).identity().cell();
     binding::bump(m, cell, binding::owner(m, cell), 0);

@@ -174,14 +174,14 @@ const KNOWN: [(Kind, &[u8]); 12] = [
 const PROPERTIES: [&[u8]; 7] =
     [b"reg\0", b"compatible\0", b"method\0", b"status\0", b"ranges\0", b"#address-cells\0", b"#size-cells\0"];
 
-/// Reads the tree that begins with `blob`. (The description is large: it is not moved about.)
+/// Reads the tree that begins with `blob`, and tells `core` of each core's affinity. (The description is large: it is not moved about.)
 #[inline(never)]
-pub fn read(blob: &[u8], found: &mut Description) -> Result<(), Fault> {
+pub fn read(blob: &[u8], found: &mut Description, core: &mut dyn FnMut(u64)) -> Result<(), Fault> {
     fault::when(word(blob, 0) != Some(0xd00d_feed), Fault::NO_TREE)?;
     let bytes = word(blob, 4).filter(|bytes| (40..=MAX_BYTES).contains(bytes)).ok_or(Fault::LENGTH)?;
     found.bytes = bytes as u64;
     let own = blob.get(..bytes).ok_or(Fault::LENGTH)?;
-    reservations(own, &mut found.reserved).and_then(|()| nodes(own, found)).ok_or(Fault::DAMAGED)?;
+    reservations(own, &mut found.reserved).and_then(|()| nodes(own, found, core)).ok_or(Fault::DAMAGED)?;
     fault::when(found.memory.found == 0, Fault::NO_MEMORY)?;
     fault::when(found.controller_ranges.found < 2, Fault::NO_CONTROLLER)?;
     fault::when(found.reserved.found > MAX_RESERVED, Fault::RESERVED)
@@ -192,7 +192,7 @@ const PROPERTY: usize = 3;
 const NOP: usize = 4;
 
 /// Reads the structure block (5.4) to its end; nothing if it is damaged.
-fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
+fn nodes(blob: &[u8], found: &mut Description, core: &mut dyn FnMut(u64)) -> Option<()> {
     let block = |offset, bytes| blob.get(word(blob, offset)?..)?.get(..word(blob, bytes)?);
     let (strings, mut rest) = (block(12, 32)?, block(8, 36)?);
     // What each node on the way to the current one is, and the bytes of an address and of a size in its children's `reg`.
@@ -233,11 +233,15 @@ fn nodes(blob: &[u8], found: &mut Description) -> Option<()> {
         let list = match (*parent, kind) {
             (Kind::Nothing, _) => continue,
             (Kind::Reserved, _) => &mut found.reserved,
+            _ if status.is_some_and(|status| !status.starts_with(b"ok")) => continue,
             (Kind::Cores, _) => {
-                found.cores += usize::from(name == b"cpu");
+                if name == b"cpu" {
+                    // One or two cells: its affinity, as MPIDR_EL1 has it (Linux, Documentation/devicetree/bindings/arm/cpus.yaml).
+                    found.cores += 1;
+                    core(number(reg.unwrap_or_default()));
+                }
                 continue;
             }
-            _ if status.is_some_and(|status| !status.starts_with(b"ok")) => continue,
             (Kind::Root, Kind::Memory) => &mut found.memory,
             (_, Kind::Uart) => &mut found.uarts,
             (_, Kind::Controller(version)) if found.controller.is_none() => {

@@ -5,21 +5,18 @@ use crate::frame::{self, Kind, Word};
 use crate::machine::{self, Machine};
 use crate::vcore::{State, StateWord, Vcore, VcoreRef};
 use crate::{page_table, pool};
-use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::*};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::name_kind;
 use exo_abi::{Handle, MAX_BINDING_FRAMES, MAX_ENVIRONMENTS, MAX_VCORES, NAMES_PER_CALL, Pfn, Refusal};
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 /// An environment: 512 bytes about it, then its vcores.
 #[repr(C, align(4096))]
 pub struct Environment {
     /// Guards its page tables, and its destruction. Held for one batch. First, where the vectors look for it.
     pub lock: SpinMutex<()>,
-    /// Its number, which is its ASID.
-    pub number: AtomicU64,
-    /// What TTBR0 holds while it runs: its number in 63:48, the address of its root table in 47:0.
+    /// What TTBR0 holds while it runs: its number, which is its ASID, in 63:48, the address of its root table in 47:0.
     pub space: AtomicU64,
     /// Kernel address of the first frame of the binding table.
     pub first_bindings: AtomicU64,
@@ -39,10 +36,12 @@ pub struct Environment {
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
-    /// The core whose slices each vcore may own.
-    pub homes: [AtomicU16; MAX_VCORES as usize],
+    /// The core whose slices each vcore may own, by its place in the frame.
+    pub homes: [AtomicU16; 64],
+    /// Drawn when its last vcore stopped ([`crate::remote`]).
+    pub ticket: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 31],
+    reserved: [AtomicU64; 29],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }
@@ -54,7 +53,7 @@ const _: () = assert!(core::mem::offset_of!(Environment, lock) == 0);
 impl Environment {
     /// Its number.
     pub fn number(&self) -> u64 {
-        self.number.load(Relaxed)
+        self.space.load(Relaxed) >> 48
     }
     /// Its own frame.
     pub fn frame(&self) -> Pfn {
@@ -67,6 +66,11 @@ impl Environment {
     /// The number of its own pool.
     pub fn pool(&self) -> u64 {
         self.own_pool.load(Relaxed)
+    }
+    /// Takes its lock, for as long as the answer lives.
+    #[inline(never)]
+    pub fn locked(&self) -> SpinMutexGuard<'_, ()> {
+        self.lock.lock()
     }
     /// It is being destroyed.
     pub fn is_dying(&self) -> bool {
@@ -95,7 +99,6 @@ pub struct Parts {
 /// Makes the kernel objects of an environment of frames that are [`Kind::Busy`] or the kernel's, zeroed and the caller's alone.
 pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     let environment = m.environment(parts.frame);
-    environment.number.store(parts.number, Relaxed);
     environment.space.store(parts.number << 48 | parts.root.address(), Relaxed);
     environment.first_bindings.store(machine::linear(parts.bindings), Relaxed);
     environment.binding_frames[0].store(parts.bindings.0, Relaxed);
@@ -110,12 +113,15 @@ pub fn establish<'m>(m: &'m impl Machine, parts: &Parts) -> &'m Environment {
     m.frames().set(parts.frame, Word::new(parts.pool, Kind::Environment, 0));
     m.publish_descriptors();
     let entry = entry(m, parts.number);
-    entry.store(entry.load(Relaxed) & !FRAME_MASK | parts.frame.0, Release);
+    entry.store(entry.load(Relaxed) & OWNER_FIELD | parts.frame.0 << FRAME_SHIFT, Release);
     environment
 }
 
-/// The frame in an entry of the table of environments.
-pub const FRAME_MASK: u64 = (1 << 40) - 1;
+/// The low bits of a number's word in the kernel's tables: its owner, and [`binding::OBJECT`].
+pub const OWNER_FIELD: u64 = 0xffff;
+const OWNER: u64 = 0x7fff;
+/// Where the frame stands in an entry of the table of environments; all ones: one that is being made.
+const FRAME_SHIFT: u32 = 16;
 
 /// The entry of a number in the table of environments.
 pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
@@ -123,9 +129,10 @@ pub fn entry<M: Machine>(m: &M, number: u64) -> &AtomicU64 {
 }
 
 /// The living environment of a number.
+#[inline(never)]
 pub fn by_number(m: &impl Machine, number: u64) -> Option<&Environment> {
-    let frame = entry(m, number).load(Acquire) & FRAME_MASK;
-    (frame != 0 && frame != FRAME_MASK).then(|| m.environment(Pfn(frame)))
+    let entry = entry(m, number).load(Acquire) | OWNER_FIELD;
+    (entry != OWNER_FIELD && entry != u64::MAX).then(|| m.environment(Pfn(entry >> FRAME_SHIFT)))
 }
 
 /// All living environments.
@@ -137,8 +144,8 @@ pub fn all(m: &impl Machine) -> impl Iterator<Item = &Environment> {
 pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) -> Result<(), Refusal> {
     let entry = entry(m, parts.number);
     let old = entry.load(Acquire);
-    Refusal::NotYours.when(old >> 48 != caller.number() || parts.number == 0)?;
-    Refusal::InUse.when(old & FRAME_MASK != 0)?;
+    Refusal::NotYours.when(old & OWNER_FIELD != caller.number() || parts.number == 0)?;
+    Refusal::InUse.when(old > OWNER_FIELD)?;
     binding::check_cell(m, parts.cell, caller.number())?;
     binding::check_empty(m, caller, slot)?;
     let frames = [parts.frame, parts.root, parts.bindings];
@@ -151,10 +158,10 @@ pub fn create(m: &impl Machine, caller: &Environment, parts: &Parts, slot: u64) 
     let identity = pool.identity();
     Refusal::InUse.when(identity.state() != pool::State::Shared)?;
     // From here each step claims one thing by an atomic; a lost race undoes the ones before.
-    entry.compare_exchange(old, old | FRAME_MASK, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    entry.compare_exchange(old, old | !OWNER_FIELD, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     pool.change(identity, identity.in_state(pool::State::Own)).inspect_err(|_| entry.store(old, Release))?;
     for (done, pfn) in frames.iter().enumerate() {
-        frame::become_object(m, parts.pool, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
+        frame::turn_into(m, *pfn, Word::new(parts.pool, Kind::Busy, 0)).inspect_err(|_| {
             frames.iter().take(done).for_each(|pfn| m.frames().set(*pfn, Word::new(parts.pool, Kind::Data, 0)));
             let _ = pool.change(identity.in_state(pool::State::Own), identity);
             entry.store(old, Release);
@@ -178,84 +185,62 @@ pub fn living<M: Machine>(m: &M, frame: u64) -> Result<&Environment, Refusal> {
 
 /// Adds a frame to a binding table; answers how many it has then.
 pub fn add_bindings(m: &impl Machine, environment: &Environment, pfn: Pfn) -> Result<u64, Refusal> {
-    let _guard = environment.lock.lock();
+    let _guard = environment.locked();
     let place =
         environment.binding_frames.iter().position(|frame| frame.load(Relaxed) == 0).ok_or(Refusal::QuotaExceeded)?;
     let pool = environment.pool();
-    frame::become_object(m, pool, pfn, Word::new(pool, Kind::Bindings, 0))?;
+    frame::turn_into(m, pfn, Word::new(pool, Kind::Bindings, 0))?;
     environment.binding_frames[place].store(pfn.0, Release);
     Ok(place as u64 + 1)
 }
 
-/// Whom a number belongs to, and what it stands for.
-pub struct Name<'m> {
-    word: &'m AtomicU64,
-    /// The bits that are set while it is used.
-    used: u64,
-    /// Of a cell: its owner, which has no room in the word.
-    owner: Option<&'m AtomicU8>,
-}
-
-impl Name<'_> {
-    /// Who owns it, and whether it is used.
-    pub fn owner(&self) -> (u64, bool) {
-        let word = self.word.load(Relaxed);
-        (self.owner.map_or(word >> OWNER_SHIFT, |owner| owner.load(Relaxed).into()), word & self.used != 0)
+/// The word of a number of a kind, and the bits of it that are set while the number is used. Its owner stands in the lowest ones.
+pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Option<(&AtomicU64, u64)> {
+    let (tables, index) = (m.tables(), number as usize);
+    match kind {
+        name_kind::ENVIRONMENTS => tables.environments.get(index).map(|word| (word, !OWNER_FIELD)),
+        name_kind::POOLS => tables.pools.get(index).map(|pool| (&pool.identity, !OWNER_FIELD)),
+        name_kind::CELLS => tables.cells.get(index).map(|word| (word, binding::OBJECT)),
+        _ => None,
     }
 }
 
-/// Where the owner of an environment or pool number stands in its word.
-const OWNER_SHIFT: u32 = 48;
-
-/// A number of a kind.
-pub fn name<M: Machine>(m: &M, kind: u64, number: u64) -> Result<Name<'_>, Refusal> {
-    let (tables, index) = (m.tables(), number as usize);
-    let (word, used, owner) = match kind {
-        name_kind::ENVIRONMENTS => (tables.environments.get(index), FRAME_MASK, None),
-        name_kind::POOLS => (tables.pools.get(index).map(|pool| &pool.identity), pool::Identity::STATE, None),
-        name_kind::CELLS => (tables.cells.get(index), binding::OBJECT, tables.cell_owners.get(index)),
-        _ => (None, 0, None),
-    };
-    word.map(|word| Name { word, used, owner }).ok_or(Refusal::BadArgument)
+/// Whose a number is, and whether it is used.
+pub fn owner(m: &impl Machine, kind: u64, number: u64) -> Result<(u64, bool), Refusal> {
+    let (word, used) = name(m, kind, number).ok_or(Refusal::BadArgument)?;
+    let word = word.load(Relaxed);
+    let owner = if kind == name_kind::CELLS { binding::owner(m, number) } else { word & OWNER };
+    Ok((owner, word & used != 0))
 }
 
-/// Hands unused numbers over: all are checked first.
-pub fn give_names(
-    m: &impl Machine,
-    from: u64,
-    to: &Environment,
-    kind: u64,
-    first: u64,
-    count: u64,
-) -> Result<(), Refusal> {
+/// Hands `count` unused numbers of a kind over: all are checked first.
+pub fn give_names(m: &impl Machine, by: u64, to: &Environment, [kind, first, count]: [u64; 3]) -> Result<(), Refusal> {
     Refusal::BadArgument.when(count == 0 || count > NAMES_PER_CALL || first == 0)?;
     let numbers = first..first.saturating_add(count);
-    name(m, kind, numbers.end - 1)?;
+    owner(m, kind, numbers.end - 1)?;
     for number in numbers.clone() {
-        let (owner, used) = name(m, kind, number)?.owner();
-        Refusal::NotYours.when(owner != from)?;
+        let (owner, used) = owner(m, kind, number)?;
+        Refusal::NotYours.when(owner != by)?;
         Refusal::InUse.when(used)?;
     }
     to.has_names.store(1, Relaxed);
-    give_all(m, kind, numbers, from, to.number());
+    give_all(m, kind, numbers, by, to.number());
     Ok(())
 }
 
 /// Gives those of these numbers that are `from`'s to `to`, whatever they stand for.
-pub fn give_all(m: &impl Machine, kind: u64, numbers: Range<u64>, from: u64, to: u64) {
+pub fn give_all(m: &impl Machine, kind: u64, numbers: core::ops::Range<u64>, from: u64, to: u64) {
     for number in numbers {
-        let Ok(name) = name(m, kind, number) else { return };
-        let (old, (owner, used)) = (name.word.load(Relaxed), name.owner());
-        if owner == from && kind == name_kind::CELLS && !used {
+        let (Ok((owner, used)), Some((word, _))) = (owner(m, kind, number), name(m, kind, number)) else { return };
+        let old = word.load(Relaxed);
+        match kind {
+            _ if owner != from => {}
             // An object's bindings stay live when its cell changes hands; what else carries a cell dies with that.
-            binding::bump(m, number, to, 0);
-        } else if owner == from
-            && let Some(owner) = name.owner
-        {
-            owner.store(to as u8, Relaxed);
-        } else if owner == from {
-            let new = old & !(!0 << OWNER_SHIFT) | to << OWNER_SHIFT;
-            let _ = name.word.compare_exchange(old, new, AcqRel, Relaxed);
+            name_kind::CELLS if used => binding::give(m, number, to),
+            name_kind::CELLS => binding::bump(m, number, to, 0),
+            _ => {
+                let _ = word.compare_exchange(old, old & !OWNER | to, AcqRel, Relaxed);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::call::Outcome;
 use crate::machine::Machine;
 use crate::vcore::{self, DEADLINE, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
-use crate::{gate, slice, word};
+use crate::{gate, remote, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal, event};
 
@@ -25,7 +25,7 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) {
         // It runs elsewhere: if it wants to be interrupted for this event and did not know of it yet, its core must look.
         let wanted = vcore::control(m, target).get(word!(upcall_events));
         if wanted & events & !before.0 != 0 {
-            m.interrupt_core(vcore::home(m, reference));
+            remote::interrupt(m, reference);
         }
     }
 }
@@ -37,9 +37,10 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
         let slots = vcore.slots.load(Acquire);
         if slots != 0
             && let Some(core) = m.core_at(vcore::home(m, reference))
-            && core.ready.fetch_or(slots, AcqRel) & slots != slots
+            && let ready = core.ready.fetch_or(slots, AcqRel)
+            && ready & slots != slots
         {
-            slice::kick(m, core);
+            slice::kick_ready(m, core, ready);
         }
         reference = vcore.serves();
         if !reference.exists() {
@@ -78,7 +79,7 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
     core.events.store((word.0 | event) & mask, Relaxed);
     if lender_resumes == Resume::Events {
-        gate::suspend(m, core.running());
+        gate::suspend(m, core.me());
     }
     slice::lend(m, &loan, target, lender_resumes);
     true
@@ -97,13 +98,13 @@ pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool
 /// `notify`: raises one event; the woken vcore may run at once.
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
-    let (target, event) = (VcoreRef::from_word(object), 1 << (object & 63));
+    let (target, event) = (VcoreRef::from_link(object), 1 << (object & 63));
     if wake(m, target, event, Resume::Events) {
         return Outcome::Waited(target);
     }
     raise(m, target, event);
     // An event of one's own may be wanted as an upcall.
-    if target == m.core().running() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
+    if target == m.core().me() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
 }
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.
@@ -112,7 +113,7 @@ pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Outcome {
     if mask & !PENDING != 0 {
         return Outcome::Refused(Refusal::BadArgument);
     }
-    let me = m.core().running();
+    let me = m.core().me();
     let vcore = m.vcore(me);
     let passed = alarm != 0 && m.now() >= alarm;
     let alarm = if passed { 0 } else { alarm };

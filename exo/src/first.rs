@@ -3,11 +3,11 @@
 use crate::binding::{self, Binding, range};
 use crate::environment::{self, Parts};
 use crate::fault::{self, Fault};
-use crate::frame::{self, Kind, Word, Zero};
+use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
-use crate::page_table::{self, Leaf};
+
 use crate::vcore::{self, Start, VcoreRef};
-use crate::{interrupt, pool, slice};
+use crate::{interrupt, page_table, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
 use exo_abi::boot::{BOOT_MAGIC, BootHeader, END_MAGIC, InitRun, crc32};
@@ -124,7 +124,7 @@ fn take(m: &impl Machine) -> Result<Pfn, Fault> {
     let (index, word) = { hints }.find(|(_, word)| *word != 0).ok_or(Fault::MEMORY)?;
     let pfn = Pfn(m.frames().first + index as u64 * 64 + word.trailing_zeros() as u64);
     pool::pool(m, POOL).charge(1).or(Err(Fault::MEMORY))?;
-    frame::allocate(m, POOL, pfn, Zero::Always).map(|_| pfn).or(Err(Fault::MEMORY))
+    frame::allocate(m, POOL, pfn, exo_abi::calls::alloc_flag::ZERO, &mut 1).map(|()| pfn).or(Err(Fault::MEMORY))
 }
 
 /// Maps one page where nothing is yet, with the tables it needs, and counts that.
@@ -143,6 +143,6 @@ fn map(m: &impl Machine, root: Pfn, va: u64, pfn: Pfn, prot: Prot) -> Result<(),
     let slot = &m.words(table)[page_table::index(va, 3)];
     let word = m.frames().read(pfn).filter(|_| slot.load(Relaxed) == 0).ok_or(Fault::RUNS)?;
     m.frames().set(pfn, Word(word.0 + 1));
-    slot.store(page_table::leaf(pfn, prot | Prot::ACCESSED, Leaf::Memory).bits(), Relaxed);
+    slot.store(page_table::leaf(pfn, prot | Prot::ACCESSED).bits(), Relaxed);
     Ok(())
 }

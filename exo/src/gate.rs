@@ -13,7 +13,6 @@ use crate::{event, slice, word};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::calls::{call_flag, reply_flag};
-use exo_abi::control_page::FloatingPoint;
 use exo_abi::{MAX_CHAIN_CALLS, Refusal};
 
 /// Saves where the running vcore goes on; with x0 = 0 and no events if it goes on by [`Resume::Events`] and waits for none.
@@ -36,11 +35,6 @@ fn up(m: &impl Machine, mut at: VcoreRef, found: impl Fn(VcoreRef) -> bool) -> V
         at = caller;
     }
     at
-}
-
-/// The first vcore of the chain.
-pub fn root(m: &impl Machine, reference: VcoreRef) -> VcoreRef {
-    up(m, reference, |_| false)
 }
 
 /// `owner` is above `end` in its chain, or is it.
@@ -85,7 +79,7 @@ fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
 #[inline(never)]
 pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let flags = x[0] & !0xffff;
     Refusal::BadArgument.when(flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0)?;
@@ -132,7 +126,7 @@ fn is_open(word: StateWord) -> Result<(), Refusal> {
 #[inline(never)]
 pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let (mask, flags) = (x[0] & PENDING, x[0] & !PENDING);
     Refusal::BadArgument.when(flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0)?;
@@ -166,7 +160,7 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
             m.vcore(VcoreRef::from_word(caller.0)).mask.store(0, Relaxed);
             core.set_link(caller.plain(true));
             (x[0], x[8]) = (0, arrived);
-            Ok(Outcome::Deliver(core.running()))
+            Ok(Outcome::Deliver(core.me()))
         }
         // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
         _ if !opened && vcore.go(m, State::Ready, |word| word.in_state(State::Running)) => {
@@ -215,8 +209,7 @@ pub fn miss_deadline(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) {
     }
 }
 
-/// Ends the call of a vcore that is gone, or waits no longer; the callee is told by CUT. The chain's FP/SIMD registers stay with the part that goes on working.
-/// False: it was in no call, or somebody else has ended it.
+/// Ends the call of a vcore that is gone, or waits no longer; the callee is told by CUT. False: it was in no call, or somebody else has ended it.
 pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) -> bool {
     let target = vcore.calls();
     if !target.exists() {
@@ -227,21 +220,12 @@ pub fn abandon_callee(m: &impl Machine, reference: VcoreRef, vcore: &Vcore) -> b
     if VcoreRef::from_word(link) != reference {
         return false;
     }
-    let root = root(m, reference);
-    let from = m.vcore(root).control_frame();
-    if core.fp.load(Relaxed) == root.0 {
-        m.save_fp(from);
-        core.fp.store(0, Relaxed);
-    }
     // Once again if it has just begun to run by its own claim: that changes the link once.
     let take = |link| callee.caller.compare_exchange(link, 0, AcqRel, Relaxed);
     if take(link).is_err() && take(Link(link).plain(false).0).is_err() {
         return false;
     }
     vcore.callee.store(0, Relaxed);
-    let (from, to) = (m.words(from), m.words(callee.control_frame()));
-    let fp = word!(fp)..word!(fp) + size_of::<FloatingPoint>() / 8;
-    fp.for_each(|index| to[index].store(from[index].load(Relaxed), Relaxed));
     event::raise(m, target, 1 << exo_abi::event::CUT);
     core.reschedule.store(1, Relaxed);
     slice::arm(m);

@@ -9,7 +9,7 @@ use crate::binding::{self, Binding};
 use crate::environment::Environment;
 use crate::event;
 use crate::machine::{Line, Machine, Trigger};
-use crate::vcore::{self, VcoreRef};
+use crate::vcore::VcoreRef;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::Refusal;
 
@@ -29,35 +29,32 @@ fn holder(m: &impl Machine, words: &[AtomicU64; 2]) -> VcoreRef {
     if live { VcoreRef::from_word(words[0].load(Acquire)) } else { VcoreRef::NONE }
 }
 
-/// Routes a line, which `by` covers, as `event` to a vcore of the caller's.
-pub fn bind(
-    m: &impl Machine,
-    environment: &Environment,
-    by: &Binding,
-    line: u64,
-    index: u64,
-    event: u64,
-    trigger: Trigger,
-) -> Result<(), Refusal> {
+/// Changes how a line is treated, where that need not be fast.
+#[inline(never)]
+fn set(m: &impl Machine, line: u64, to: Line) {
+    m.set_line(line, to);
+}
+
+/// Routes a line, which `by` covers, as `event` to a vcore.
+pub fn bind(m: &impl Machine, by: &Binding, line: u64, to: VcoreRef, event: u64, mode: Trigger) -> Result<(), Refusal> {
     let words = words(m, line).ok_or(Refusal::BadArgument)?;
-    let (reference, _) = vcore::of(environment, index)?;
     let old = words[0].load(Acquire);
     let holder = holder(m, words);
-    Refusal::InUse.when(holder.exists() && !holder.is_of(environment.frame()))?;
+    Refusal::InUse.when(holder.exists() && holder.environment() != to.environment())?;
     // Nobody's while the words do not belong together: what fires meanwhile is masked, and unmasked below.
     words[0].compare_exchange(old, 0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     words[1].store(binding::stamp(by), Release);
-    words[0].store(reference.0 | event, Release);
-    environment.has_lines.store(1, Relaxed);
-    m.set_line(line, Line::Routed(vcore::home(m, reference), trigger));
+    words[0].store(to.0 | event, Release);
+    m.environment_of(to).has_lines.store(1, Relaxed);
+    set(m, line, Line::Routed(crate::vcore::home(m, to), mode));
     Ok(())
 }
 
 /// Unmasks a line that is bound to a vcore of the caller's.
 pub fn acknowledge(m: &impl Machine, environment: &Environment, line: u64) -> Result<(), Refusal> {
     let holder = holder(m, words(m, line).ok_or(Refusal::BadArgument)?);
-    Refusal::NotYours.when(!holder.exists() || !holder.is_of(environment.frame()))?;
-    m.set_line(line, Line::Unmasked);
+    Refusal::NotYours.when(!holder.is_of(environment.frame()))?;
+    set(m, line, Line::Unmasked);
     Ok(())
 }
 
@@ -66,15 +63,15 @@ pub fn fired(m: &impl Machine, line: u64) {
     m.set_line(line, Line::Masked);
     let Some(words) = words(m, line) else { return };
     let word = words[0].load(Acquire);
-    let holder = holder(m, words);
-    let event = 1 << (word & 63);
-    if holder.exists() {
-        if !event::wake_by_interrupt(m, holder, event) {
-            event::raise(m, holder, event);
-        }
-    } else if word != 0 {
-        m.set_line(line, Line::Retired);
+    if word == 0 {
+        return;
+    }
+    let (holder, event) = (VcoreRef::from_link(word), 1 << (word & 63));
+    if !binding::stamped(m, words[1].load(Acquire)) {
+        set(m, line, Line::Retired);
         let _ = words[0].compare_exchange(word, 0, AcqRel, Relaxed);
+    } else if !event::wake_by_interrupt(m, holder, event) {
+        event::raise(m, holder, event);
     }
 }
 
@@ -86,8 +83,8 @@ pub fn unbind_all(m: &impl Machine, environment: &Environment) {
     for (line, words) in m.found().lines.as_chunks::<2>().0.iter().enumerate() {
         let old = words[0].load(Acquire);
         let holder = VcoreRef::from_word(old);
-        if holder.exists() && holder.is_of(environment.frame()) {
-            m.set_line(line as u64, Line::Retired);
+        if holder.is_of(environment.frame()) {
+            set(m, line as u64, Line::Retired);
             let _ = words[0].compare_exchange(old, 0, AcqRel, Relaxed);
         }
     }

@@ -18,5 +18,6 @@ pub mod interrupt;
 pub mod machine;
 pub mod page_table;
 pub mod pool;
+pub mod remote;
 pub mod slice;
 pub mod vcore;

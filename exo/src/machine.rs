@@ -31,10 +31,12 @@ pub struct Tables {
     pub cell_owners: [AtomicU8; MAX_CELLS as usize],
     /// Pools.
     pub pools: [Pool; MAX_POOLS as usize],
-    /// Environment numbers: owner in bits 63:48, frame of the environment in 39:0 (0: unused).
+    /// Environment numbers: frame of the environment in bits 63:16 (0: unused), owner in 15:0.
     pub environments: [AtomicU64; MAX_ENVIRONMENTS as usize],
     /// The last value given to a cell: none is given twice.
     pub last_cell_value: AtomicU64,
+    /// The last ticket that was drawn ([`crate::remote`]).
+    pub tickets: AtomicU64,
     /// The environment that claimed the debug UART; 0: the kernel has it.
     pub uart_owner: AtomicU64,
 }
@@ -46,8 +48,9 @@ impl Tables {
             cells: [const { AtomicU64::new(1 << 16) }; MAX_CELLS as usize],
             cell_owners: [const { AtomicU8::new(NUMBER as u8) }; MAX_CELLS as usize],
             pools: [const { Pool::new(NUMBER) }; MAX_POOLS as usize],
-            environments: [const { AtomicU64::new(NUMBER << 48) }; MAX_ENVIRONMENTS as usize],
+            environments: [const { AtomicU64::new(NUMBER) }; MAX_ENVIRONMENTS as usize],
             last_cell_value: AtomicU64::new(1),
+            tickets: AtomicU64::new(0),
             uart_owner: AtomicU64::new(0),
         }
     }
@@ -107,6 +110,10 @@ pub trait Machine {
     }
     /// A vcore in a frame of kind environment.
     fn vcore(&self, vcore: VcoreRef) -> &Vcore;
+    /// The control page of a vcore that was created.
+    fn control_page(&self, vcore: &Vcore) -> &Words {
+        self.words(vcore.control_frame())
+    }
     /// The core this runs on.
     fn core(&self) -> &Core;
     /// A core by its id.
@@ -114,6 +121,7 @@ pub trait Machine {
     /// Timer ticks.
     fn now(&self) -> u64;
     /// Timer ticks of so many microseconds.
+    #[inline(never)]
     fn ticks(&self, microseconds: u64) -> u64 {
         microseconds.saturating_mul(self.found().hz) / 1_000_000
     }
@@ -152,10 +160,8 @@ pub trait Machine {
 
     /// Changes how an interrupt line is treated.
     fn set_line(&self, line: u64, to: Line);
-    /// Makes another core look at its ready slots and at who must stop.
+    /// Makes another core look: [`crate::remote::look`], then [`crate::slice::after_interrupt`].
     fn interrupt_core(&self, id: u64);
-    /// Every core has left the kernel once since the objects that are to be freed became unreachable.
-    fn quiesced(&self) -> bool;
 
     /// FP/SIMD registers of `from`'s control page move into the registers, and EL0 may use them.
     fn load_fp(&self, control: Pfn);

@@ -16,15 +16,6 @@ const NEVER_EXECUTE: Descriptor = Descriptor::EXECUTE_NEVER.union(Descriptor::PR
 pub const READABLE: Descriptor =
     PAGE.union(NEVER_EXECUTE).union(Descriptor::READ_ONLY).union(Descriptor::INNER_SHAREABLE);
 
-/// What a leaf may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leaf {
-    /// RAM.
-    Memory,
-    /// Registers of a device: Device-nGnRE.
-    Device,
-}
-
 /// Permissions a leaf can have: READ always, never WRITE with EXECUTE, DIRTY only with WRITE, GUARDED only with EXECUTE.
 pub fn well_formed(prot: Prot) -> bool {
     Prot::from_bits(prot.bits()).is_some()
@@ -34,12 +25,12 @@ pub fn well_formed(prot: Prot) -> bool {
         && (prot.contains(Prot::EXECUTE) || !prot.contains(Prot::GUARDED))
 }
 
-/// The level-3 descriptor for a frame; `prot` has been checked.
-pub fn leaf(pfn: Pfn, prot: Prot, leaf: Leaf) -> Descriptor {
+/// Between a leaf of memory and one of registers of a device: Device-nGnRE.
+pub const DEVICE_NOT_MEMORY: u64 = Descriptor::INNER_SHAREABLE.union(Descriptor::DEVICE).bits();
+
+/// The level-3 descriptor for a frame of memory; `prot` has been checked.
+pub fn leaf(pfn: Pfn, prot: Prot) -> Descriptor {
     let mut bits = READABLE;
-    if leaf == Leaf::Device {
-        bits ^= Descriptor::INNER_SHAREABLE | Descriptor::DEVICE;
-    }
     bits.set(Descriptor::EXECUTE_NEVER, !prot.contains(Prot::EXECUTE));
     bits.set(Descriptor::GUARDED, prot.contains(Prot::GUARDED));
     bits.set(Descriptor::WRITABLE, prot.contains(Prot::WRITE));

@@ -3,7 +3,8 @@
 //! A child's quota is carved from its parent's when it is made: it counts there as use. Quota and use share one
 //! word, so that one compare-and-swap keeps `use <= quota` whatever other cores do.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, numbers};
+use crate::remote;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::{MAX_POOL_DEPTH, MAX_POOLS, Refusal};
 
@@ -12,30 +13,34 @@ pub const UNIT: u64 = 128;
 /// The largest number of a unit: RAM spans no more than 256 GiB.
 const UNITS: u64 = (1 << 19) - 1;
 const PROGRESS: u64 = (1 << 26) - 1;
+/// Progress of a pool that waits for nothing but other cores.
+pub const ENDED: u64 = PROGRESS;
 
 /// A pool.
 #[derive(Default)]
 pub struct Pool {
     /// Use in bits 63:32, quota in 31:0, in frames.
     account: AtomicU64,
-    /// Owner of the number in 63:48, parent in 47:32, revocation cell in 31:16, [`State`] in 3:0.
+    /// [`State`] in 63:48, parent in 47:32, revocation cell in 31:16, owner of the number in 15:0.
     pub identity: AtomicU64,
-    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is.
+    /// Where its frames are: from unit 63:45 of [`UNIT`] frames to unit 44:26, counted from the first of RAM. In 25:0 how far its destruction is. At the end of that in 63:26 a ticket.
     extent: AtomicU64,
 }
 
-/// What a pool's number stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum State {
-    /// Nothing.
-    Unused = 0,
-    /// Memory shared by whom its holders grant it.
-    Shared = 1,
-    /// An environment's own.
-    Own = 2,
-    /// On its way out.
-    Dying = 3,
+numbers! {
+    /// What a pool's number stands for.
+    State {
+        /// Nothing.
+        Unused = 0,
+        /// Memory shared by whom its holders grant it.
+        Shared = 1,
+        /// An environment's own.
+        Own = 2,
+        /// Shared memory on its way out.
+        Dying = 3,
+        /// That of an environment on its way out: it ends with that.
+        DyingOwn = 4,
+    }
 }
 
 /// The value of a pool's identity word.
@@ -43,15 +48,13 @@ pub enum State {
 pub struct Identity(u64);
 
 impl Identity {
-    /// The bits that say what it is.
-    pub const STATE: u64 = 0xf;
     /// All fields.
     pub const fn new(owner: u64, parent: u64, cell: u64, state: State) -> Identity {
-        Identity(owner << 48 | parent << 32 | cell << 16 | state as u64)
+        Identity((state as u64) << 48 | parent << 32 | cell << 16 | owner)
     }
     /// The environment that may use the number.
     pub const fn owner(self) -> u64 {
-        self.0 >> 48
+        self.0 & 0xffff
     }
     /// The pool its quota was carved from; 0: none.
     pub const fn parent(self) -> u64 {
@@ -63,11 +66,11 @@ impl Identity {
     }
     /// What it is.
     pub const fn state(self) -> State {
-        [State::Unused, State::Shared, State::Own, State::Dying][(self.0 & 3) as usize]
+        State::from_bits(self.0 >> 48)
     }
     /// The same pool in another state.
     pub const fn in_state(self, state: State) -> Identity {
-        Identity(self.0 & !Identity::STATE | state as u64)
+        Identity(self.0 << 16 >> 16 | (state as u64) << 48)
     }
 }
 
@@ -101,8 +104,9 @@ impl Pool {
     }
 
     /// It takes frame `index`, counted from the first of RAM. Mostly nothing changes.
+    #[inline(never)]
     pub fn note(&self, index: u64) {
-        let _ = self.extent.fetch_update(Relaxed, Relaxed, |extent| {
+        let _ = self.extent.fetch_update(AcqRel, Relaxed, |extent| {
             let (first, last) = ((extent >> 45).min(index / UNIT), (extent >> 26 & UNITS).max(index / UNIT));
             let wide = first << 45 | last << 26 | extent & PROGRESS;
             (wide != extent).then_some(wide)
@@ -120,10 +124,18 @@ impl Pool {
         self.extent.load(Acquire) & PROGRESS
     }
 
+    /// All its frames are free, but who looked its binding up before it was dying may still work with its number: true when nobody can any more.
+    pub fn is_left(&self, m: &impl Machine) -> bool {
+        if self.progress() != ENDED {
+            self.extent.store(remote::draw(m) << 26 | ENDED, Relaxed);
+        }
+        remote::all_left(m, self.extent.load(Relaxed) >> 26)
+    }
+
     /// Keeps how far its destruction is.
     pub fn set_progress(&self, progress: u64) {
         // Another core may still take a frame by a binding that it looked up before.
-        let _ = self.extent.fetch_update(Release, Relaxed, |extent| Some(extent & !PROGRESS | progress));
+        let _ = self.extent.fetch_update(AcqRel, Relaxed, |extent| Some(extent & !PROGRESS | progress));
     }
 
     /// Charges `frames` more. Bounded: who loses a race eight times is told that the quota does not suffice now.
@@ -147,6 +159,7 @@ impl Pool {
 }
 
 /// Pool by its number.
+#[inline(never)]
 pub fn pool(m: &impl Machine, number: u64) -> &Pool {
     &m.tables().pools[(number % MAX_POOLS) as usize]
 }
@@ -163,7 +176,7 @@ pub fn create(m: &impl Machine, caller: u64, parent: u64, number: u64, cell: u64
     let old = new.identity();
     Refusal::NotYours.when(old.owner() != caller)?;
     Refusal::InUse.when(old.state() != State::Unused)?;
-    Refusal::Stale.when(matches!(pool(m, parent).identity().state(), State::Dying | State::Unused))?;
+    Refusal::Stale.when(!matches!(pool(m, parent).identity().state(), State::Shared | State::Own))?;
     Refusal::TooDeep.when(depth(m, parent) >= MAX_POOL_DEPTH)?;
     pool(m, parent).charge(quota)?;
     let claimed = new.change(old, Identity::new(caller, parent, cell, State::Shared));

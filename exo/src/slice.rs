@@ -6,8 +6,9 @@
 //! **Borrow.** A woken vcore with time left in a later slice of this round runs at once and pays with that slice; the end of the slice it interrupts moves. One at a time.
 
 use crate::binding::Binding;
-use crate::call::Outcome;
+use crate::call::{self, Outcome};
 use crate::machine::{Machine, Words};
+use crate::remote::Requests;
 use crate::vcore::{self, Link, Resume, State, Vcore, VcoreRef};
 use crate::{binding, event, gate};
 use core::mem::offset_of;
@@ -19,8 +20,9 @@ use exo_abi::{MAP_PAGES_PER_CALL, MAX_CHAIN_CALLS, MIN_SLICE_US, Pfn, Refusal, S
 pub const IDLE: u64 = SLICES_PER_CORE;
 
 /// The kernel's side of a position of the slice vector.
+#[repr(align(32))]
 pub struct Slot {
-    /// The vcore; 0: free.
+    /// The vcore; 0: free; [`CHANGING`].
     pub owner: AtomicU64,
     /// [`binding::stamp`] of the Core binding that claimed it.
     stamp: AtomicU64,
@@ -28,7 +30,16 @@ pub struct Slot {
     spent: AtomicU64,
 }
 
-/// A core. Only the core itself changes it, but for `ready`, `alarm` and the slots.
+/// An owner is coming or going: nobody else touches the slot.
+const CHANGING: u64 = u64::MAX;
+
+impl Slot {
+    fn owner(&self) -> VcoreRef {
+        VcoreRef(Some(self.owner.load(Acquire)).filter(|owner| *owner != CHANGING).unwrap_or_default())
+    }
+}
+
+/// A core. Only the core itself changes it, but for `ready`, `alarm`, the slots, what is asked of it, and the end of a slice whose owner loses it.
 #[repr(C)]
 pub struct Core {
     /// The [`Link`] of the vcore that runs; 0: none.
@@ -37,7 +48,7 @@ pub struct Core {
     pub control: AtomicU64,
     /// Always 0: from here the vectors clear two registers at once.
     pub zeros: [AtomicU64; 2],
-    /// The chain whose FP/SIMD registers are in the core: its first vcore.
+    /// EL0 may use FP/SIMD: the registers are those of who runs.
     pub fp: AtomicU64,
     /// Its id.
     pub id: AtomicU64,
@@ -69,6 +80,8 @@ pub struct Core {
     pub ready: AtomicU64,
     /// The earliest alarm of the vcores that live here; `u64::MAX`: none.
     pub alarm: AtomicU64,
+    /// What other cores ask of it.
+    pub requests: Requests,
     /// The kernel's side of the vector.
     pub slots: [Slot; SLICES_PER_CORE as usize],
     /// Scratch of a `map` batch: the address of each page that must be invalidated.
@@ -82,6 +95,7 @@ impl Core {
         self.vector.store(vector.0, Relaxed);
         [&self.position, &self.loan].iter().for_each(|word| word.store(IDLE, Relaxed));
         [&self.alarm, &self.timer].iter().for_each(|word| word.store(u64::MAX, Relaxed));
+        self.requests.sleeps();
     }
     /// Its id.
     pub fn id(&self) -> u64 {
@@ -90,6 +104,11 @@ impl Core {
     /// The vcore that runs.
     pub fn running(&self) -> VcoreRef {
         VcoreRef::from_word(self.link.load(Relaxed))
+    }
+    /// The same where it is certain that one runs.
+    #[inline(always)]
+    pub fn me(&self) -> VcoreRef {
+        VcoreRef::from_link(self.link.load(Relaxed))
     }
     /// The same, in its chain.
     pub fn link(&self) -> Link {
@@ -169,13 +188,14 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
     // Whose binding was taken back holds the position no longer, even if nobody has looked since.
     live_owner(m, core, position);
     let slot = core.slot(position);
-    slot.owner.compare_exchange(0, claim.owner.0, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
+    slot.owner.compare_exchange(0, CHANGING, AcqRel, Relaxed).map_err(|_| Refusal::InUse)?;
     slot.stamp.store(binding::stamp(claim.by), Relaxed);
     slot.spent.store(0, Relaxed);
     let words = vector(m, core);
     let owner = SLICE_CLAIMED | claim.exact | claim.environment << 8 | claim.owner.index();
     exposed(words, position, LENGTH).store(claim.length, Relaxed);
     exposed(words, position, OWNER).store(owner, Release);
+    slot.owner.store(claim.owner.0, Release);
     let vcore = m.vcore(claim.owner);
     vcore.slots.fetch_or(1 << position, AcqRel);
     core.ready.fetch_or(1 << position, AcqRel);
@@ -193,10 +213,9 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
 #[inline(never)]
 pub fn release(m: &impl Machine, core: &Core, position: u64) -> Result<(), Refusal> {
     let slot = core.slot(position);
-    let owner = VcoreRef(slot.owner.load(Acquire));
-    if !owner.exists() {
-        return Err(Refusal::WrongState);
-    }
+    let owner = slot.owner();
+    let mine = owner.exists() && slot.owner.compare_exchange(owner.0, CHANGING, AcqRel, Relaxed).is_ok();
+    Refusal::WrongState.when(!mine)?;
     m.vcore(owner).slots.fetch_and(!(1 << position), AcqRel);
     exposed(vector(m, core), position, OWNER).store(0, Release);
     core.ready.fetch_and(!(1 << position), AcqRel);
@@ -215,6 +234,13 @@ pub fn kick(m: &impl Machine, core: &Core) {
         arm(m);
     } else {
         m.interrupt_core(core.id());
+    }
+}
+
+/// The same for positions that became ready besides those in `ready`. A core with two of those looks again by itself: what it runs is one at most, so its timer stands at the end of a slice.
+pub fn kick_ready(m: &impl Machine, core: &Core, ready: u64) {
+    if core.id() == m.core().id() || ready & ready.wrapping_sub(1) == 0 {
+        kick(m, core);
     }
 }
 
@@ -298,7 +324,7 @@ pub fn claim_chain(m: &impl Machine, owner: VcoreRef) -> Option<VcoreRef> {
 #[inline(always)]
 fn live_owner(m: &impl Machine, core: &Core, position: u64) -> Option<VcoreRef> {
     let slot = core.slot(position);
-    let owner = VcoreRef(slot.owner.load(Acquire));
+    let owner = slot.owner();
     if owner.exists() && !binding::stamped(m, slot.stamp.load(Relaxed)) {
         let _ = release(m, core, position);
         return None;
@@ -451,7 +477,10 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
     charge(core, loan.words, now);
     core.loan.store(loan.position, Relaxed);
     core.loan_end.store(now + loan.left, Relaxed);
-    let lender = core.running();
+    let lender = core.me();
+    if lender_resumes == Resume::Full {
+        call::keep_fp(m);
+    }
     core.begin_run(m, woken);
     event::go_on(m, lender, lender_resumes);
     set_timer(m, core, core.alarm.load(Relaxed).min(now + loan.left));
@@ -461,9 +490,10 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
 pub fn after_interrupt(m: &impl Machine) -> Outcome {
     let core = m.core();
     let (running, won) = (core.running(), core.won.load(Relaxed));
-    if won != 0 {
+    core.won.store(0, Relaxed);
+    // Unless another core had it stopped before it went on.
+    if won != 0 && m.vcore(running).word().is(State::Running) {
         // Should its loan have passed already, the timer interrupts at once.
-        core.won.store(0, Relaxed);
         return Outcome::Waited(running);
     }
     if !running.exists() {
@@ -476,6 +506,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
         now >= core.slice_end.load(Relaxed) && core.contended(core.position())
     };
     if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
+        call::keep_fp(m);
         core.set_link(Link(0));
         event::go_on(m, running, Resume::Full);
         return schedule(m);
@@ -498,7 +529,7 @@ pub fn timer_fired(m: &impl Machine) {
     core.alarm.swap(u64::MAX, AcqRel);
     let mut next = u64::MAX;
     for slot in &core.slots {
-        let mut reference = VcoreRef(slot.owner.load(Acquire));
+        let mut reference = slot.owner();
         // The owner, and the chain it waits for: a callee without slices has its alarms looked at here too.
         for _ in 0..=MAX_CHAIN_CALLS {
             if !reference.exists() {
@@ -523,7 +554,7 @@ pub fn timer_fired(m: &impl Machine) {
 /// Gives the rest of the slice to `target`'s chain; the caller goes on when the core comes back to its slice.
 pub fn yield_to(m: &impl Machine, target: VcoreRef) -> Outcome {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     // Who runs is not ready: that includes the caller.
     let Some(vcore) = claim_chain(m, target) else { return Outcome::Refused(Refusal::Busy) };
     gate::suspend(m, me);

@@ -1,7 +1,7 @@
 //! From an image's name to files that QEMU runs.
 
 use crate::archive::{self, Archive};
-use crate::cargo::{self, Wish};
+use crate::cargo::{self, Paths, Wish};
 use crate::check::{self, Plan};
 use crate::elf::{self, Executable};
 use crate::error::{Error, Place, Result};
@@ -85,6 +85,11 @@ fn around_crate(folder: &Path) -> Result<Policy> {
 
 /// Builds the image of a policy for a machine.
 pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> Result<Built> {
+    build_with(policy, options, Paths::Short, progress)
+}
+
+/// The same with a kernel whose calls take these paths.
+pub fn build_with(policy: &Policy, options: &MachineOptions, paths: Paths, progress: &Progress) -> Result<Built> {
     let machine = Machine::describe(options)?;
     let plan = check::check(policy, &machine)?;
     let wishes: Vec<(Wish, Place)> = plan
@@ -93,7 +98,7 @@ pub fn build(policy: &Policy, options: &MachineOptions, progress: &Progress) -> 
         .map(|planned| (Wish { folder: planned.folder.clone(), bin: planned.bin.clone() }, planned.place.clone()))
         .collect();
     let files = cargo::programs(&wishes, progress)?;
-    let kernel = kernel::flatten(&read(&cargo::kernel(progress)?)?)?;
+    let kernel = kernel::flatten(&read(&cargo::kernel(paths, progress)?)?)?;
     progress.step("laying out the image");
     let mut executables = Vec::new();
     for (index, (planned, file)) in plan.programs.iter().zip(&files).enumerate() {

@@ -1,9 +1,11 @@
 //! Images that are run as tests: on which machine, with what input, what must and what must not appear.
 
 use crate::build;
+use crate::cargo::Paths;
 use crate::emulator::{self, End};
 use crate::error::{Error, Result};
 use crate::machine::MachineOptions;
+use crate::policy::Policy;
 use crate::progress::Progress;
 use std::time::Duration;
 
@@ -32,6 +34,10 @@ pub struct Case {
     pub code: i32,
     /// When it is taken for hanging.
     pub limit: Duration,
+    /// Which way calls take through the kernel.
+    pub paths: Paths,
+    /// Arguments for the last program, in the place of those in the image file.
+    pub arguments: Option<Vec<String>>,
 }
 
 impl Case {
@@ -45,12 +51,20 @@ impl Case {
             forbidden: Vec::new(),
             code: 0,
             limit: HANGS,
+            paths: Paths::Short,
+            arguments: None,
         }
     }
 
     /// On this machine.
     pub fn on(mut self, options: MachineOptions) -> Case {
         self.options = options;
+        self
+    }
+
+    /// With this kernel.
+    pub fn through(mut self, paths: Paths) -> Case {
+        self.paths = paths;
         self
     }
 
@@ -79,11 +93,19 @@ impl Case {
 
     /// Builds and runs it; answers the output.
     pub fn run(&self) -> Result<String> {
-        let built = build::build(&build::find(&self.image)?, &self.options, &Progress::Silent)?;
+        let built = build::build_with(&self.policy()?, &self.options, self.paths, &Progress::Silent)?;
         let arguments = emulator::arguments(&built, &self.options, &[]);
         let captured = emulator::captured(&arguments, self.input.as_bytes(), self.limit)?;
         self.judge(captured.end, &captured.output)?;
         Ok(captured.output)
+    }
+
+    fn policy(&self) -> Result<Policy> {
+        let mut policy = build::find(&self.image)?;
+        if let (Some(arguments), Some(program)) = (&self.arguments, policy.image.programs.last_mut()) {
+            program.get_mut().args.clone_from(arguments);
+        }
+        Ok(policy)
     }
 
     /// Whether a run that ended so, with this output, is what was wanted.
@@ -111,10 +133,11 @@ impl Case {
 
 /// Every case that `cargo image test` runs; `cargo test` runs the same.
 pub fn all() -> Vec<Case> {
-    let mut cases = vec![demo(), tiny()];
+    let mut cases = vec![demo(), tiny(), attack("peers", machine())];
     for image in ["trial", "rogue"] {
-        cases.extend(machines().into_iter().map(|options| attack(image, options)));
+        cases.extend(machines().into_iter().chain(several_cores()).map(|options| attack(image, options)));
     }
+    cases.extend(MANY_CORES.map(many_cores));
     cases
 }
 
@@ -123,25 +146,49 @@ pub fn demo() -> Case {
     Case::new("demo").typing("ps\nmem\noff\n").expecting(&["init", "pl011", "shell", "free"])
 }
 
+/// Cores of the large machines that the prompt comes up on.
+pub const MANY_CORES: [u32; 2] = [64, 128];
+
+/// The prompt on a machine with so many cores, each of which shows its slices.
+pub fn many_cores(smp: u32) -> Case {
+    let options = MachineOptions { smp, memory_kib: 1024 * 1024, ..MachineOptions::default() };
+    let case = Case::new("demo").on(options).typing("slices\noff\n");
+    let last = format!("core {}:", smp - 1);
+    case.expecting(&["core 0:", "core 1:", &last]).forbidding(&["does not start"])
+}
+
 /// The smallest machine.
 pub fn tiny() -> Case {
     let options = MachineOptions { memory_kib: 1024, ..machine() };
     Case::new("tiny").on(options).expecting(&["Hello"])
 }
 
-/// `trial` or `rogue` on a machine.
+/// `trial`, `rogue` or `peers` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
     let case = Case::new(image).on(options);
     match image {
-        "trial" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
+        "trial" | "peers" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
         "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
         _ => case,
     }
 }
 
+/// So many calls between servers and clients that are killed, revoked and restarted all the time, on a machine.
+pub fn gates(seed: u64, calls: u64, options: MachineOptions) -> Case {
+    let mut case = Case::new("gates").on(options);
+    case.arguments = Some(vec![seed.to_string(), calls.to_string()]);
+    case.expecting(&[&format!("gates: {calls} answered"), "nothing wrong, nothing lost, nothing left"])
+}
+
 /// The machine of a test: its time is counted in instructions, so that what it sees does not depend on how busy the host is.
 pub fn machine() -> MachineOptions {
     MachineOptions { icount: Some(0), ..MachineOptions::default() }
+}
+
+/// Two interrupt controllers, two to eight cores. Their time is the host's: counted instructions would run one core after the other.
+pub fn several_cores() -> Vec<MachineOptions> {
+    let machines = |gic| [2, 4, 8].map(|smp| MachineOptions { smp, gic, ..MachineOptions::default() });
+    [2, 3].into_iter().flat_map(machines).collect()
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.

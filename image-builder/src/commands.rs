@@ -9,6 +9,7 @@ pub mod soak;
 pub mod test;
 
 use crate::build::{self as builder, Built};
+use crate::cargo::Paths;
 use crate::machine::{MachineOptions, parse_memory};
 use crate::progress::Progress;
 use clap::{Args, Parser, Subcommand};
@@ -65,6 +66,9 @@ pub struct ImageArguments {
     /// One instruction is one nanosecond; every run is the same.
     #[arg(long)]
     pub icount: bool,
+    /// With a kernel in which no call takes the short path: for comparison.
+    #[arg(long, hide = true)]
+    pub general_paths: bool,
 }
 
 impl ImageArguments {
@@ -83,7 +87,8 @@ impl ImageArguments {
     /// Builds the image while a person watches.
     pub fn build(&self) -> crate::Result<Built> {
         doctor::ensure()?;
-        builder::build(&builder::find(&self.image)?, &self.machine(), &Progress::shown())
+        let paths = if self.general_paths { Paths::General } else { Paths::Short };
+        builder::build_with(&builder::find(&self.image)?, &self.machine(), paths, &Progress::shown())
     }
 }
 

@@ -100,19 +100,17 @@ pub struct SlicesToml {
     /// The core.
     #[serde(default)]
     pub core: u32,
-    /// How many.
-    #[serde(default = "one")]
-    pub count: u32,
+    /// How many; one unless it says otherwise.
+    pub count: Option<u32>,
+    /// Every position of this core and of all above it, if the machine has any.
+    #[serde(default)]
+    pub whole: bool,
     /// How long each.
     #[serde(default = "default_slice")]
     pub micros: u32,
     /// Lend nothing, borrow nothing.
     #[serde(default)]
     pub exact: bool,
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn default_slice() -> u32 {

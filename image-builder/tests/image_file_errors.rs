@@ -171,6 +171,9 @@ fn slices_that_a_machine_cannot_give_are_refused() {
     says(&program("slices = [{ count = 0 }]\n"), 9, "`count` is 0", "1 to 64");
     says(&program("slices = [{ micros = 19 }]\n"), 9, "19 microseconds", "20 to 1000000");
     says(&program("slices = [{ count = 64 }]\n"), 9, "core 0 has no 65 slices", "64");
+    says(&program("slices = [{}, { whole = true }]\n"), 9, "core 0 has no 66 slices", "64");
+    says(&program("slices = [{ core = 1, whole = true }]\n"), 9, "no slices of its own", "before");
+    says(&program("slices = [{}, { core = 1, whole = true, count = 3 }]\n"), 9, "`count` beside `whole`", "remove");
 }
 
 #[test]

@@ -5,9 +5,10 @@
 //! cannot be written within [`PATIENCE`] is dropped.
 
 use crate::event::{CONSOLE_BIT, Event};
-use crate::ipc::{Gate, Words};
+use crate::ipc::Gate;
+use crate::ipc::names::{self, NotFound};
 use crate::protocol::console::{DRAIN, OPEN, READ, READ_LINE, WRITE, flag};
-use crate::protocol::{MAX_BYTES, Message, status, supervisor};
+use crate::protocol::{MAX_BYTES, Message, status};
 use crate::sys::CallMessage;
 use crate::time::{Instant, sleep};
 use crate::{start, sys};
@@ -182,14 +183,11 @@ fn ask(gate: Gate, message: &Message, until: Instant) -> Result<Message, Refusal
 /// The console is not there: asks the supervisor for the one that is.
 fn resolve(gate: Gate) -> Result<(), Refusal> {
     OPENED.store(false, Relaxed);
-    let supervisor = start::service("init").ok_or(Refusal::Died)?;
-    // The slot must be empty to accept another binding. It may be so already.
-    let _ = sys::restrict(gate.handle(), Rights::empty());
-    let words: Words = supervisor::request_named(supervisor::RESOLVE, "console");
-    let call = CallMessage { words, accept: Some(gate.handle()), ..CallMessage::default() };
-    let reply = supervisor.call_patiently(&call, Instant::after(CALL))?;
-    if !reply.binding {
-        sleep(PAUSE);
+    match names::resolve("console", gate.handle(), Instant::after(CALL)) {
+        Ok(()) => {}
+        Err(NotFound::Down) => sleep(PAUSE),
+        Err(NotFound::NotPermitted) => return Err(Refusal::Died),
+        Err(NotFound::Refused(refusal)) => return Err(refusal),
     }
     Ok(())
 }

@@ -8,10 +8,16 @@ pub mod frames;
 mod mapping;
 pub mod places;
 mod region;
+pub mod shared;
 pub mod tables;
 
 #[expect(unsafe_code, reason = "addresses become memory here: the window, the bitmap, mappings")]
 mod access;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "memcpy is assembly")]
+mod copy;
+#[expect(unsafe_code, reason = "the copy that survives the loss of a page, and its way out")]
+mod guard;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 mod heap;
@@ -20,12 +26,15 @@ pub use crate::control::{lost, set_sacrifice};
 pub(crate) use access::{bitmap_is_read, bytes_mapped_for_good, publish_bitmap, value_mapped_for_good, with_bitmap};
 pub use frames::{alloc_frames, free_frames};
 #[cfg(target_os = "none")]
+pub(crate) use guard::way_out;
+#[cfg(target_os = "none")]
 pub(crate) use heap::begin as begin_heap;
 pub use mapping::Mapping;
 pub(crate) use mapping::map_for_good;
 #[cfg(target_os = "none")]
 pub(crate) use region::{Answer, answer_fault, light_answer, take_back};
 pub use region::{MAX_REGIONS, Region, add_region, regions};
+pub use shared::Shared;
 
 /// Bytes of the heap that are handed out, and bytes that are left.
 pub fn heap_usage() -> (u64, u64) {

@@ -1,4 +1,4 @@
-//! Empty places in the binding table and revocation cells: which of ours nobody uses yet.
+//! Empty places in the binding table, revocation cells, pool numbers: which of ours nobody uses yet.
 
 use crate::start;
 use core::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
@@ -9,6 +9,7 @@ const WORDS: usize = 16;
 
 static SLOTS: Numbers = Numbers::new();
 static CELLS: Numbers = Numbers::new();
+static POOLS: Numbers = Numbers::new();
 
 /// Which of a range of numbers are used: one bit a number.
 struct Numbers([AtomicU64; WORDS]);
@@ -77,6 +78,21 @@ pub fn give_back_cell(cell: u64) {
         && let Some(index) = cell.checked_sub(u64::from(info.cells.0))
     {
         CELLS.give_back(index);
+    }
+}
+
+/// Sets a pool's number aside.
+pub fn take_pool() -> Option<u64> {
+    let (first, count) = start::info_if_known()?.pools;
+    POOLS.take(u64::from(count)).map(|index| u64::from(first) + index)
+}
+
+/// Gives a pool's number back, after the pool was destroyed.
+pub fn give_back_pool(number: u64) {
+    if let Some(info) = start::info_if_known()
+        && let Some(index) = number.checked_sub(u64::from(info.pools.0))
+    {
+        POOLS.give_back(index);
     }
 }
 

@@ -150,9 +150,14 @@ pub fn args() -> impl ExactSizeIterator<Item = &'static str> {
     info().args.iter().copied()
 }
 
+/// What was given under this name.
+pub fn named(name: &str) -> Option<&'static Named<'static>> {
+    info_if_known()?.bindings.iter().find(|binding| binding.name == name)
+}
+
 /// The binding given under this name.
 pub fn handle(name: &str) -> Option<Handle> {
-    info_if_known()?.bindings.iter().find(|binding| binding.name == name).map(|binding| Handle(binding.handle))
+    named(name).map(|binding| Handle(binding.handle))
 }
 
 /// The gate of a service this program may call.

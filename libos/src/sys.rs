@@ -14,7 +14,9 @@ mod message;
 mod objects;
 mod raw;
 
-pub use message::{CallMessage, Received, ReplyMessage, call, call_empty, call_words, reply_wait, reply_wait_words};
+pub use message::{
+    CallMessage, Received, ReplyMessage, call, call_empty, call_words, call_words_until, reply_wait, reply_wait_words,
+};
 pub use objects::*;
 pub use raw::{raw, raw_resume};
 

@@ -23,6 +23,7 @@ mod interrupt;
 mod machine;
 mod memory;
 mod meter;
+mod rpc;
 mod upcalls;
 
 use libos::println;
@@ -56,11 +57,18 @@ const ROWS: &[Row] = &[
     ("take_back", calls::take_back),
     ("env_create_destroy", environments::create_destroy),
     ("demand_zero_fault", upcalls::demand_zero_fault),
+    ("rpc_round_trip", rpc::rpc_round_trip),
+    ("rpc_round_trip_deadline", rpc::rpc_round_trip_deadline),
+    ("rpc_round_trip_u64", rpc::rpc_round_trip_u64),
+    ("rpc_round_trip_4k", rpc::rpc_round_trip_4k),
 ];
 
 fn main() -> u64 {
-    if libos::start::args().any(|argument| argument == "serve") {
-        calls::serve();
+    match libos::start::args().next() {
+        Some("serve") => calls::serve(),
+        Some("serve-rpc") => rpc::serve(),
+        Some("serve-rpc-4k") => rpc::serve_4k(),
+        _ => {}
     }
     // Its first slice entry is one position, claimed for the vcore this runs on.
     let ground = match Ground::of_application(1) {

@@ -94,12 +94,15 @@ pub fn position(manifest: &Manifest, program: usize, group: usize, first_free: u
     let mut position = if wanted.core == 0 { first_free } else { 0 };
     for (number, other) in manifest.programs.iter().enumerate().skip(1) {
         for (index, slices) in other.slices.iter().enumerate() {
-            if before(number, index) && slices.core == wanted.core {
-                position += u64::from(slices.count);
+            if before(number, index) {
+                position += slices.of_core(wanted.core);
             }
         }
     }
-    (position + u64::from(wanted.count) <= SLICES_PER_CORE).then_some(position)
+    // Whole cores have nothing else before them.
+    let (count, whole) =
+        (u64::from(wanted.count), position == 0 && wanted.count.is_multiple_of(SLICES_PER_CORE as u32));
+    (position + count <= SLICES_PER_CORE || whole).then_some(position)
 }
 
 #[cfg(test)]
@@ -154,5 +157,12 @@ mod tests {
         assert_eq!(position(&manifest, 2, 1, 1), None);
         assert_eq!(position(&manifest, 2, 2, 1), None);
         assert_eq!(position(&manifest, 9, 0, 1), None);
+        // Whole cores, and one behind them that is taken.
+        manifest.programs[1].slices = vec![slices(0, 2), slices(2, 128)];
+        manifest.programs[2].slices = vec![slices(3, 1), slices(4, 1), slices(4, 64)];
+        assert_eq!(position(&manifest, 1, 1, 1), Some(0));
+        assert_eq!(position(&manifest, 2, 0, 1), None);
+        assert_eq!(position(&manifest, 2, 1, 1), Some(0));
+        assert_eq!(position(&manifest, 2, 2, 1), None);
     }
 }

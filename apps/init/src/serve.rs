@@ -11,7 +11,7 @@ use libos::protocol::supervisor::{
 };
 use libos::protocol::{Name, Words, name_to_words, status};
 use libos::time::{self, Instant};
-use velvet_manifest::Manifest;
+use velvet_manifest::{Manifest, Start};
 
 /// A reply, perhaps with a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +117,18 @@ fn binding(world: &World, program: usize, index: usize) -> Answer {
     }
 }
 
-/// Sends the gate of a service to a program that the manifest lets call it.
-fn resolve(world: &World, caller: usize, words: &Words) -> Answer {
+/// Sends the gate of a service to a program that the manifest lets call it. A server that starts on demand does so now.
+fn resolve(world: &mut World, caller: usize, words: &Words) -> Answer {
     let name = Name::from_words(&words[1..4]);
     let calls = &world.ground.manifest.programs[caller].calls;
     let Some(peer) = calls.iter().find(|peer| peer.service == name.as_str()) else {
         return Answer::status(status::FORBIDDEN);
     };
-    match world.gate(peer.program as usize, caller) {
+    let server = peer.program as usize;
+    if world.state(server) == Some(State::Idle) && world.ground.manifest.programs[server].start == Start::OnDemand {
+        world.asked_for(server);
+    }
+    match world.gate(server, caller) {
         Some(gate) => Answer { words: [status::OK as u64, 0, 0, 0, 0, 0, 0], send: Some((gate, Rights::GATE_CALL)) },
         None => Answer::status(status::STATE),
     }

@@ -7,6 +7,7 @@ use crate::example::manifest;
 use crate::numbers::{Supply, badge};
 use crate::out::Out;
 use crate::places::Places;
+use crate::restart::Life;
 use exo_abi::exposed::MachineInfo;
 use libos::protocol::supervisor::{Given, request, request_named};
 use velvet_manifest::Peer;
@@ -98,6 +99,21 @@ fn a_service_that_is_down_is_asked_for_again_later() {
     world.programs[DRIVER].child = None;
     let later = answer(&mut world, badge(SHELL, 0), &request_named(RESOLVE, "console"));
     assert_eq!((later.words[0] as u8, later.send), (status::STATE, None));
+}
+
+#[test]
+fn a_service_that_starts_on_demand_is_started_by_who_may_call_it() {
+    let mut world = world();
+    for start in [Start::AtBoot, Start::OnDemand] {
+        world.programs[DRIVER].child = None;
+        world.programs[DRIVER].life = Life::new();
+        world.ground.manifest.programs[DRIVER].start = start;
+        assert_eq!(code(&mut world, DRIVER, &request_named(RESOLVE, "console")), status::FORBIDDEN);
+        assert_eq!(code(&mut world, SHELL, &request_named(RESOLVE, "console")), status::STATE);
+        // A host cannot build it: it was tried, and waits for its restart.
+        let expected = if start == Start::OnDemand { State::Waiting } else { State::Idle };
+        assert_eq!(world.state(DRIVER), Some(expected));
+    }
 }
 
 #[test]

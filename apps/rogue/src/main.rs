@@ -12,6 +12,7 @@ extern crate alloc;
 mod arguments;
 mod book;
 mod contexts;
+mod cores;
 mod floods;
 mod frames;
 mod instructions;
@@ -48,6 +49,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("random arguments", arguments::random),
     ("forged handles", arguments::handles),
     ("floods", floods::all),
+    ("calls from several cores", cores::all),
 ];
 
 fn main() -> u64 {

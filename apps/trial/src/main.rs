@@ -5,6 +5,8 @@
 
 extern crate alloc;
 
+mod chains;
+mod cores;
 mod entries;
 mod events;
 mod gates;
@@ -61,6 +63,13 @@ const PROMISES: &[Promise] = &[
     ("a caller's death cuts the chain", gates::callers_death),
     ("chains have eight calls", gates::chains),
     ("a binding travels in a message", gates::bindings_travel),
+    ("a callee preempted in the middle goes on", chains::preempted),
+    ("a slice that ends in the last of a chain goes on there", chains::preempted_in_the_last),
+    ("whoever waits for a callee that ends is told", chains::callees_end),
+    ("the least deadline of a chain counts", chains::nested_deadline),
+    ("a late reply goes nowhere", chains::late_reply),
+    ("who lends to a busy server is served next", chains::lends_to_the_busy),
+    ("a server's own slices serve who has none any more", chains::slices_vanish),
     ("events wake and are taken", events::wake_and_take),
     ("an alarm ends a wait, not before", events::alarms),
     ("an event interrupts by an upcall", events::upcalls),
@@ -82,6 +91,14 @@ const PROMISES: &[Promise] = &[
     ("a child can be private", objects::a_private_child),
     ("a stopped vcore begins anew", objects::begins_anew),
     ("the kernel shows its pages", objects::exposed_pages),
+    ("each core runs what it is given", cores::each_runs),
+    ("notify goes to another core and back", cores::notify_and_back),
+    ("a gate is called from every core", cores::gate_from_all),
+    ("what is unmapped is unmapped on every core", cores::unmapped_there),
+    ("who runs on another core can be stopped", cores::stopped_there),
+    ("who runs on another core can be destroyed", cores::destroyed_there),
+    ("a chain that runs on another core can be cut", cores::cut_from_here),
+    ("FP registers survive on every core", cores::fp_survives),
     ("power obeys its binding", objects::power),
     ("the kernel's invariants hold", objects::audit_is_clean),
 ];

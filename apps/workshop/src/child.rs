@@ -133,10 +133,15 @@ impl Child {
 
     /// Makes its next vcore, which will begin there with that stack pointer and x0. Answers with its index.
     pub fn vcore(&mut self, pc: u64, sp: u64, x0: u64) -> Result<u64, Refusal> {
+        self.vcore_on(0, pc, sp, x0)
+    }
+
+    /// The same with another home than core 0.
+    pub fn vcore_on(&mut self, core: u64, pc: u64, sp: u64, x0: u64) -> Result<u64, Refusal> {
         let index = self.controls.len() as u64;
         let control_frame = self.frame()?;
         let control_va = CONTROL_VA + index * PAGE_BYTES;
-        let start = VcoreStart { control_frame, control_va, pc, sp, x0, core: 0 };
+        let start = VcoreStart { control_frame, control_va, pc, sp, x0, core };
         sys::vcore_create_other(self.env, index, &start)?;
         self.controls.push(control_frame);
         self.map(&[data(control_va, control_frame, self.pool)])?;
@@ -169,9 +174,15 @@ impl Child {
 
     /// Gives a vcore a position of core 0, for so many microseconds a round.
     pub fn claim(&mut self, ground: &Ground, vcore: u64, micros: u64) -> Result<u64, Refusal> {
+        self.claim_on(ground, vcore, 0, micros)
+    }
+
+    /// The same of another core, on which all positions are the maker's.
+    pub fn claim_on(&mut self, ground: &Ground, vcore: u64, core: u64, micros: u64) -> Result<u64, Refusal> {
         let position = ground.positions.take()?;
         let terms = SliceTerms { micros, exact: false };
-        sys::slice_claim(ground.cores, 0, position, self.env, vcore, terms)?;
+        let cores = if core == 0 { ground.cores } else { ground.other_cores };
+        sys::slice_claim(cores, core, position, self.env, vcore, terms)?;
         self.positions.push(position);
         Ok(position)
     }
@@ -214,12 +225,16 @@ impl Child {
         }
     }
 
-    /// Stops a vcore and reports what it was doing.
+    /// Stops a vcore and reports what it was doing. `Again`: it runs on another core that does not stop it.
     pub fn stop(&self, vcore: u64) -> Result<Report, Refusal> {
-        match sys::vcore_stop(self.env, vcore) {
-            Ok(()) | Err(Refusal::WrongState) => sys::vcore_report(self.env, vcore),
-            Err(refusal) => Err(refusal),
+        for _ in 0..MOST_STEPS {
+            match sys::vcore_stop(self.env, vcore) {
+                Ok(()) | Err(Refusal::WrongState) => return sys::vcore_report(self.env, vcore),
+                Err(Refusal::Again) => {}
+                Err(refusal) => return Err(refusal),
+            }
         }
+        Err(Refusal::Again)
     }
 
     /// The maker's view of a data page.

@@ -44,6 +44,8 @@ impl Supply {
 pub struct Ground {
     /// Positions of core 0.
     pub cores: Handle,
+    /// All positions of the others, if there are any.
+    pub other_cores: Handle,
     /// Power, with the audit.
     pub power: Handle,
     /// Environment numbers.
@@ -67,15 +69,12 @@ impl Ground {
         let first_position = (0..exo_abi::SLICES_PER_CORE)
             .find(|position| owns(*position, u64::from(info.environment)))
             .ok_or("it has no slice on core 0")?;
+        // One for each entry of `slices`: the first is its own vcore's, the second for vcores to be made, the third for other cores, where there are any.
+        let mut bindings = info.bindings.iter().filter(|binding| binding.name == "cores").skip(1);
+        let cores = bindings.next().ok_or("the manifest gives it no second entry of `slices`")?;
         Ok(Ground {
-            // One for each entry of `slices`: the last is for vcores to be made.
-            cores: info
-                .bindings
-                .iter()
-                .rev()
-                .find(|binding| binding.name == "cores")
-                .map(|binding| Handle(binding.handle))
-                .ok_or("the manifest gives it no second entry of `slices`")?,
+            cores: Handle(cores.handle),
+            other_cores: Handle(bindings.next().unwrap_or(cores).handle),
             power: start::handle("power").ok_or("the manifest gives it no `audit`")?,
             environments: numbers(info.environments),
             pools: numbers(info.pools),
@@ -88,6 +87,7 @@ impl Ground {
     pub const fn of_first() -> Ground {
         Ground {
             cores: first::CORES,
+            other_cores: first::CORES,
             power: first::POWER,
             environments: Supply::new(2, 64),
             pools: Supply::new(3, 64),

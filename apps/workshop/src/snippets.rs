@@ -63,6 +63,49 @@ macro_rules! snippets {
     };
 }
 
+/// The instruction that makes a call, by the name that the table of calls gives it; `number` is for an assembler's variable.
+#[macro_export]
+macro_rules! svc {
+    (call) => {
+        "svc #(65535 - 0)"
+    };
+    (reply_wait) => {
+        "svc #(65535 - 1)"
+    };
+    (resume) => {
+        "svc #(65535 - 4)"
+    };
+    (wait) => {
+        "svc #(65535 - 5)"
+    };
+    (notify) => {
+        "svc #(65535 - 6)"
+    };
+    (yield_to) => {
+        "svc #(65535 - 7)"
+    };
+    (halt) => {
+        "svc #(65535 - 22)"
+    };
+    (take_back) => {
+        "svc #(65535 - 26)"
+    };
+    (restrict) => {
+        "svc #(65535 - 27)"
+    };
+    (number) => {
+        "svc #(65535 - \\number)"
+    };
+}
+
+// The names above are those of the contract.
+const _: () = {
+    use exo_abi::Call;
+    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Resume as u64 == 4);
+    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(Call::Halt as u64 == 22 && Call::TakeBack as u64 == 26 && Call::Restrict as u64 == 27);
+};
+
 impl Common {
     /// Its address in a child.
     pub fn va(self) -> u64 {
@@ -159,6 +202,28 @@ snippets! {
         ],
         /// Calls handle 9, and halts with the refusal.
         CallNine: ["mov x0, #9", "svc #(65535 - 0)", "svc #(65535 - 22)"],
+        /// Calls handle 9 with 77 until it was echoed as often as x0 says, which it counts at sp; halts with 0. `Busy` is no answer; another refusal it halts with.
+        CallMany: [
+            "stp xzr, x0, [sp]",
+            "1:",
+            "mov x0, #9",
+            "mov x1, #77",
+            "svc #(65535 - 0)",
+            "cmp x0, #14",
+            "b.eq 1b",
+            "cbnz x0, 2f",
+            "mov x0, #99",
+            "cmp x1, #77",
+            "b.ne 2f",
+            "ldp x2, x3, [sp]",
+            "add x2, x2, #1",
+            "str x2, [sp]",
+            "cmp x2, x3",
+            "b.lo 1b",
+            "mov x0, #0",
+            "2:",
+            "svc #(65535 - 22)",
+        ],
         /// Yields to vcore 0 of the environment in handle 2, for ever.
         YieldBack: ["1:", "mov x0, #2", "mov x1, #0", "svc #(65535 - 7)", "b 1b"],
         /// Waits for event 0, and notifies handle 2 each time.

@@ -183,7 +183,7 @@ calls! {
     18 VcoreCreate vcore_create [BadHandle WrongKind Stale NoRight BadArgument NotYours InUse WrongFrame WrongState];
     /// Makes vcore x1 of Env x0 (ENV_RUN) runnable. A vcore that stopped can be started again: by a new pc x2 with sp x3 and x0 = x4 (x2 = 0 keeps what it began with; only when new).
     19 VcoreStart vcore_start [BadHandle WrongKind Stale NoRight BadArgument WrongState];
-    /// Stops vcore x1 of Env x0 (ENV_DESTROY): who called it is told `Died`, whom it called is told CUT. Once several cores run: `Again` while it runs on another one, which was interrupted.
+    /// Stops vcore x1 of Env x0 (ENV_DESTROY): who called it is told `Died`, whom it called is told CUT. `Again` while it runs on another core, which stops it now.
     20 VcoreStop vcore_stop [BadHandle WrongKind Stale NoRight BadArgument WrongState];
     /// Reports on stopped vcore x1 of Env x0 (ENV_DESTROY): x1 = [`stop_reason`], x2 = the code of `halt`; its registers, as a [`crate::control_page::Frame`], are copied over the caller's batch buffer.
     21 VcoreReport vcore_report [BadHandle WrongKind Stale NoRight BadArgument WrongState];

@@ -47,10 +47,10 @@ pub struct FloatingPoint {
 pub struct ControlPage {
     /// Where upcalls enter; 0: every fault stops the vcore.
     pub upcall_entry: u64,
-    /// Events that interrupt the running vcore by an upcall when they come.
-    pub upcall_events: u64,
     /// Not 0: upcalls are masked. Set by the kernel at each upcall, cleared by `resume`. A fault while it is set stops the vcore.
     pub masked: u64,
+    /// Events that interrupt the running vcore by an upcall when they come.
+    pub upcall_events: u64,
     /// A hint for schedulers of other environments; the kernel does not read it.
     pub hint: u64,
     /// Where a vcore that gave up the core in a call goes on.

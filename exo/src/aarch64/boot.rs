@@ -8,7 +8,7 @@ use exo_abi::boot::BootHeader;
 #[repr(C, align(4096))]
 pub struct Table(pub UnsafeCell<[u64; 512]>);
 
-// SAFETY: written by the boot code and by `mmu` on the first core only, before another core starts.
+// SAFETY: written by the boot code and by `mmu` on the first core only; other cores' walkers read whole descriptors.
 unsafe impl Sync for Table {}
 
 /// The kernel's own tables.
@@ -29,6 +29,7 @@ core::arch::global_asm!(
     include_str!("boot.s"),
     HEADER_BYTES = const size_of::<BootHeader>(),
     STACK_BYTES = const STACK_BYTES,
+    CORE_BYTES = const size_of::<super::cores::PerCore>().next_multiple_of(64),
     SCTLR_OFF = const SCTLR_OFF,
     SCTLR_ON = const SCTLR_ON,
     MAIR = const MAIR,
@@ -44,6 +45,7 @@ core::arch::global_asm!(
     HIGH_2 = const HIGH_2 * size_of::<Table>(),
     IMAGE_3 = const IMAGE_3 * size_of::<Table>(),
     MAIN = sym super::start::start,
+    CORE_MAIN = sym super::cores::main,
 );
 
 unsafe extern "C" {
@@ -53,6 +55,12 @@ unsafe extern "C" {
     safe static bss_end: u8;
     safe static image_end: u8;
     safe static stack_guard: u8;
+    safe static core_start: u8;
+}
+
+/// Where other cores begin: bytes from the image's first.
+pub fn core_start_offset() -> u64 {
+    &raw const core_start as u64 - IMAGE
 }
 
 /// The header's bytes that its checksum covers.

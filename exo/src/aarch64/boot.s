@@ -33,9 +33,15 @@ boot_header:
 
     .balign 4
 boot_start:
-    msr     daifset, #0xf
     mov     x20, x0
     mrs     x21, cntvct_el0
+    mov     x0, xzr
+
+// Other cores begin here, with x0 = the top of their stack, where their structure lies (Arm DEN 0022, CPU_ON: the exception level and the MMU are as above).
+    .global core_start
+core_start:
+    msr     daifset, #0xf
+    mov     x22, x0
     mrs     x9, CurrentEL; cmp x9, #(2 << 2)
     b.lo    at_el1
     b.hi    park                        // EL3: no boot protocol starts a kernel there
@@ -72,6 +78,8 @@ boot_start:
 
 at_el1:
     msr     spsel, #1                   // the boot protocol does not say which stack pointer is selected
+    adr     x9, vectors; msr vbar_el1, x9 // a core that comes when the identity map is gone stays there
+    cbnz    x22, enable
     // The tables are written with the caches off: lines of them that an earlier stage left, clean or not, must not hide that later
     // (Arm ARM, "Mismatched memory attributes"). The boot protocol has cleaned the rest of the image, its zeros included.
     field   ctr_el0, 16
@@ -111,6 +119,9 @@ at_el1:
     map_pages rodata_end, {PAGE_RODATA}
     map_pages image_end, {PAGE_DATA}
 
+enable:
+    adrp    x9, {TABLES}
+    add     x14, x9, #{ROOT}
     msr     ttbr0_el1, x9
     msr     ttbr1_el1, x14
     set     mair_el1, {MAIR}
@@ -125,10 +136,13 @@ at_el1:
     ldr     x11, =high; br x11
 high:
     set     vbar_el1, vectors
-    ldr     x11, =stack_top; mov sp, x11
+    cbnz    x22, 1f
+    ldr     x11, =stack_top; mov sp, x11; msr tpidr_el1, x11
     mov     x0, x20
     mov     x2, x21
     b       {MAIN}
+1:  mov     sp, x22; msr tpidr_el1, x22
+    b       {CORE_MAIN}
 
 park:
     wfe; b  park
@@ -141,4 +155,5 @@ stack_guard:
     .skip   4096
     .skip   {STACK_BYTES}
     .global stack_top
-stack_top:
+stack_top:                              // and the first core's structure
+    .skip   {CORE_BYTES}

@@ -10,12 +10,12 @@ use core::sync::atomic::Ordering::*;
 use exo::binding::{Binding, RIGHTS_SHIFT};
 use exo::call::{self, Outcome};
 use exo::environment::Environment;
-use exo::frame::{Frames, Kind};
+use exo::frame::Kind;
 use exo::machine::{Found, Machine, Tables};
 use exo::page_table::READABLE;
 use exo::slice::{self, Core};
 use exo::vcore::{Control, Link, Resume, State, Vcore, VcoreRef};
-use exo::{event, interrupt, word};
+use exo::{event, interrupt, remote, word};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::control_page::{ControlPage, FLAGS_ALLOWED, Frame};
 use exo_abi::page::{Descriptor, MapOp, Prot};
@@ -29,93 +29,70 @@ const INTERRUPTS_PER_ENTRY: u32 = 16;
 
 core::arch::global_asm!(include_str!("memory.s"));
 
-core::arch::global_asm!(
-    include_str!("vectors.s"),
-    SVC64 = const 0x15u64 << 26 | 1 << 25,
-    REPLY_WAIT = const REPLY_WAIT,
-    NUMBER_RESUME = const Call::Resume as u64,
-    NUMBER_NOTIFY = const NOTIFY,
-    NUMBER_YIELD_TO = const YIELD_TO,
-    KIND_POOL = const BindingKind::Pool as u64,
-    KIND_ENV = const BindingKind::Env as u64,
-    MAY_CALL = const BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
-    MAY_NOTIFY = const BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
-    RIGHTS = const RIGHTS_SHIFT,
-    ENV_RUN = const Rights::ENV_RUN.bits().trailing_zeros(),
-    MAX_VCORES = const MAX_VCORES,
-    IDLE = const slice::IDLE,
-    READY = const State::Ready as u64,
-    READY_EVENTS = const State::Ready as u64 | (Resume::Events as u64) << 4,
-    BINDINGS_PER_FRAME = const BINDINGS_PER_FRAME,
-    RUNNING = const State::Running as u64,
-    WAITING = const State::Waiting as u64,
-    LINK_DEPTH = const Link::DEPTH,
-    LINK_DEEP = const Link::DEEP,
-    LINK_PLAIN = const Link::PLAIN,
-    LINK_FIRST = const 1u64 << Link::OWN | 1 << Link::PLAIN,
-    LINEAR = const LINEAR,
-    TABLES = sym objects::TABLES,
-    FOUND = sym objects::FOUND,
-    FRAME_WORDS = const offset_of!(Found, frames) + offset_of!(Frames, words),
-    FIRST_FRAME = const offset_of!(Found, frames) + offset_of!(Frames, first),
-    BATCH = const offset_of!(ControlPage, batch),
-    PROT_FIXED = const 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
-    PROT_PLAIN = const (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
-    WRITE = const 4 + Prot::WRITE.bits().trailing_zeros(),
-    MARKED = const 4 + Prot::ACCESSED.bits().trailing_zeros(),
-    DIRTY = const 4 + Prot::DIRTY.bits().trailing_zeros(),
-    READABLE = const READABLE.bits(),
-    WRITABLE = const Descriptor::WRITABLE.bits().trailing_zeros(),
-    ACCESSED = const Descriptor::ACCESSED.bits().trailing_zeros(),
-    READ_ONLY = const Descriptor::READ_ONLY.bits().trailing_zeros(),
-    DATA = const Kind::Data as u64,
-    FRAME = const FRAME_BYTES,
-    UPCALL = const offset_of!(ControlPage, upcall),
-    PREEMPTED = const offset_of!(ControlPage, preempted),
-    MASKED = const offset_of!(ControlPage, masked),
-    ENTRY = const offset_of!(ControlPage, upcall_entry),
-    UPCALL_EVENTS = const offset_of!(ControlPage, upcall_events),
-    CONTROL_PC = const offset_of!(ControlPage, pc),
-    PC = const offset_of!(Frame, pc),
-    X = const offset_of!(Frame, x),
-    SP = const offset_of!(Frame, sp),
-    FLAGS = const FLAGS_ALLOWED,
-    CORE_CONTROL = const offset_of!(Core, control),
-    CORE_ZEROS = const offset_of!(Core, zeros),
-    CORE_FP = const offset_of!(Core, fp),
-    CORE_ID = const offset_of!(Core, id),
-    CORE_RESCHEDULE = const offset_of!(Core, reschedule),
-    CORE_LOAN = const offset_of!(Core, loan),
-    CORE_LENT = const offset_of!(Core, lent),
-    CORE_POSITION = const offset_of!(Core, position),
-    CORE_READY = const offset_of!(Core, ready),
-    CORE_ALARM = const offset_of!(Core, alarm),
-    CORE_SLICE_END = const offset_of!(Core, slice_end),
-    CORE_TIMER = const offset_of!(Core, timer),
-    VCORE_CONTROL = const offset_of!(Vcore, control),
-    VCORE_MASK = const offset_of!(Vcore, mask),
-    VCORE_SLOTS = const offset_of!(Vcore, slots),
-    VCORE_CALLER = const offset_of!(Vcore, caller),
-    VCORE_CALLEE = const offset_of!(Vcore, callee),
-    VCORE_ALARM = const offset_of!(Vcore, alarm),
-    ENVIRONMENT_DYING = const offset_of!(Environment, dying),
-    ENVIRONMENT_SPACE = const offset_of!(Environment, space),
-    ENVIRONMENT_VCORES = const offset_of!(Environment, vcores),
-    ENVIRONMENT_BINDINGS = const offset_of!(Environment, first_bindings),
-    ENVIRONMENT_HOMES = const offset_of!(Environment, homes),
-    PLAIN = sym on_call,
-    OTHER_NOTIFY = sym on_notify,
-    WAIT = sym on_wait,
-    SCHEDULE = sym on_schedule,
-    YIELD_TO = sym on_yield,
-    LATE_EVENT = sym on_late_event,
-    INTERRUPT = sym on_interrupt,
-    FAULT = sym on_fault,
-    RESUME_EVENTS = sym on_resume_events,
-    RESUME_BATCH = sym on_resume_batch,
-    MAP_BATCH = sym on_map,
-    KERNEL_FAULT = sym panic::fault,
-);
+/// The vectors, and what they know of structures (the places of fields), of numbers, and of functions.
+macro_rules! vectors {
+    (places { $($structure:ident { $($offset:ident $($field:ident)? $(($inner:ident . $last:ident))?,)* })* }
+     numbers { $($name:ident = $value:expr,)* } symbols { $($symbol:ident = $path:path,)* }) => {
+        core::arch::global_asm!(
+            include_str!("vectors.s"),
+            $($($offset = const offset_of!($structure, $($field)? $($inner.$last)?),)*)*
+            $($name = const $value,)*
+            $($symbol = sym $path,)*
+        );
+    };
+}
+
+vectors! {
+    places {
+        Core {
+            CORE_CONTROL control, CORE_ZEROS zeros, CORE_FP fp, CORE_ID id, CORE_RESCHEDULE reschedule, CORE_LOAN loan, CORE_LENT lent,
+            CORE_POSITION position, CORE_READY ready, CORE_ALARM alarm, CORE_SLICE_END slice_end, CORE_TIMER timer,
+        }
+        Vcore {
+            VCORE_CONTROL control, VCORE_MASK mask, VCORE_SLOTS slots, VCORE_CALLER caller, VCORE_CALLEE callee, VCORE_ALARM alarm,
+        }
+        Environment {
+            ENVIRONMENT_DYING dying, ENVIRONMENT_SPACE space, ENVIRONMENT_VCORES vcores, ENVIRONMENT_BINDINGS first_bindings,
+            ENVIRONMENT_HOMES homes,
+        }
+        ControlPage {
+            BATCH batch, UPCALL upcall, PREEMPTED preempted, MASKED masked, ENTRY upcall_entry, UPCALL_EVENTS upcall_events, CONTROL_PC pc,
+        }
+        Frame { PC pc, X x, SP sp, }
+        Found { FRAME_WORDS (frames.words), FIRST_FRAME (frames.first), }
+    }
+    numbers {
+        GENERAL = cfg!(feature = "general-paths") as u64,
+        FRAME = FRAME_BYTES,
+        LINEAR = LINEAR,
+        FLAGS = FLAGS_ALLOWED,
+        SVC64 = 0x15u64 << 26 | 1 << 25,
+        REPLY_WAIT = REPLY_WAIT, NUMBER_RESUME = Call::Resume as u64, NUMBER_NOTIFY = NOTIFY, NUMBER_YIELD_TO = YIELD_TO,
+        KIND_POOL = BindingKind::Pool as u64, KIND_ENV = BindingKind::Env as u64, DATA = Kind::Data as u64,
+        MAY_CALL = BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
+        MAY_NOTIFY = BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
+        RIGHTS = RIGHTS_SHIFT, ENV_RUN = Rights::ENV_RUN.bits().trailing_zeros(),
+        MAX_VCORES = MAX_VCORES, BINDINGS_PER_FRAME = BINDINGS_PER_FRAME, IDLE = slice::IDLE,
+        RUNNING = State::Running as u64, WAITING = State::Waiting as u64, READY = State::Ready as u64,
+        READY_EVENTS = State::Ready as u64 | (Resume::Events as u64) << 4,
+        LINK_DEPTH = Link::DEPTH, LINK_DEEP = Link::DEEP, LINK_PLAIN = Link::PLAIN,
+        LINK_FIRST = 1u64 << Link::OWN | 1 << Link::PLAIN,
+        PROT_FIXED = 0xfff & !(((Prot::WRITE.bits() | Prot::ACCESSED.bits() | Prot::DIRTY.bits()) as u64) << 4),
+        PROT_PLAIN = (Prot::READ.bits() as u64) << 4 | MapOp::Map as u64,
+        WRITE = 4 + Prot::WRITE.bits().trailing_zeros(),
+        MARKED = 4 + Prot::ACCESSED.bits().trailing_zeros(),
+        DIRTY = 4 + Prot::DIRTY.bits().trailing_zeros(),
+        READABLE = READABLE.bits(),
+        WRITABLE = Descriptor::WRITABLE.bits().trailing_zeros(),
+        ACCESSED = Descriptor::ACCESSED.bits().trailing_zeros(),
+        READ_ONLY = Descriptor::READ_ONLY.bits().trailing_zeros(),
+    }
+    symbols {
+        TABLES = objects::TABLES, FOUND = objects::FOUND, KERNEL_FAULT = panic::fault,
+        PLAIN = on_call, OTHER_NOTIFY = on_notify, WAIT = on_wait, SCHEDULE = on_schedule, YIELD_TO = on_yield, LATE_EVENT = on_late_event,
+        INTERRUPT = on_interrupt, FAULT = on_fault, RESUME_EVENTS = on_resume_events, RESUME_BATCH = on_resume_batch, MAP_BATCH = on_map,
+    }
+}
 
 /// What the vectors take for granted: pairs of words that they load and store at once, the state word and the cells where a vcore and the tables begin.
 const _: () = {
@@ -128,6 +105,7 @@ const _: () = {
         CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4
     );
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
+    assert!(offset_of!(ControlPage, masked) == offset_of!(ControlPage, upcall_entry) + 8);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
     // SAFETY: two words make a slice's pointer, which is not followed.
@@ -219,7 +197,7 @@ extern "C" fn on_fault() -> Leave {
         call::use_fp(&Arm);
         return finish_rarely(Outcome::Resume(core.running()));
     }
-    finish_rarely(call::fault(&Arm))
+    finish_rarely(call::halt(&Arm, exo_abi::calls::stop_reason::FAULTED, 0))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
@@ -248,8 +226,11 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if number >= interrupt::FIRST_SHARED {
+        } else if gic::is_shared(number) {
             interrupt::fired(&Arm, number);
+        } else {
+            // Nothing else that is private is unmasked.
+            remote::look(&Arm);
         }
         gic::complete(number);
     }
@@ -279,10 +260,7 @@ fn finish_rarely(outcome: Outcome) -> Leave {
             go_on(control.get(word!(pc)), 0);
             DELIVER
         }
-        Outcome::Resume(next) => {
-            call::leave_fp(&Arm, next);
-            resume_full(next, switch(next))
-        }
+        Outcome::Resume(next) => resume_full(next, switch(next)),
         Outcome::Idle => idle(),
         Outcome::ReturnOrUpcall => {
             let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
@@ -297,14 +275,14 @@ fn finish_rarely(outcome: Outcome) -> Leave {
 /// A vcore that was won in its wait goes on behind it.
 #[inline(always)]
 fn waited(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     behind_call(Arm.vcore(next), switch(next), Leave(EVENTS, Arm.core().events.load(Relaxed)))
 }
 
 /// A vcore that was won goes on as its state word says.
 #[inline(never)]
 fn enter(next: VcoreRef) -> Leave {
-    call::leave_fp(&Arm, next);
+    call::lose_fp(&Arm);
     let (vcore, control) = (Arm.vcore(next), switch(next));
     let word = vcore.word();
     if word.resumes(Resume::Full) {
@@ -333,9 +311,11 @@ fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave 
 /// Sleeps until there is somebody to run.
 fn idle() -> Leave {
     loop {
-        call::leave_fp(&Arm, VcoreRef::NONE);
+        call::lose_fp(&Arm);
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
+        Arm.core().requests.sleeps();
         registers::sleep();
+        Arm.core().requests.wakes();
         serve_interrupts();
         match slice::after_interrupt(&Arm) {
             Outcome::Idle => {}
@@ -418,26 +398,12 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
     control.get(word!(upcall_entry))
 }
 
-unsafe extern "C" {
-    static stack_top: u8;
-}
-
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    let leave = finish_rarely(slice::schedule(&Arm));
-    debug_assert!(leave.0 == WORDS);
-    let argument = running_control().get(word!(result));
-    // SAFETY: the stack below its top is free from here on; a new vcore begins with x0 and zeros, at the pc and sp that `finish` has set.
+    Arm.core().requests.wakes();
+    let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
+    // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {
-        asm!(
-            "mov sp, {stack}",
-            ".irp n, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
-            "mov x\\n, xzr",
-            ".endr",
-            "eret",
-            stack = in(reg) &raw const stack_top,
-            in("x0") argument,
-            options(noreturn)
-        )
+        asm!("mrs x2, tpidr_el1", "sub sp, x2, #{frame}", "b leave", frame = const FRAME_BYTES, in("x0") how, in("x1") word, options(noreturn))
     }
 }

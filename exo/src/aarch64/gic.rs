@@ -1,12 +1,15 @@
 //! The interrupt controller: GICv2 (Arm IHI 0048B) and GICv3 (Arm IHI 0069), as far as the kernel needs them.
 
+use super::cores::{self, PerCore};
 use super::mmu::{self, read, wait_clear, write};
 use super::registers::{self, execute, mrs};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{Controller, Range};
-use exo::fault::Fault;
+use exo::fault::{self, Fault};
+use exo::interrupt;
 use exo::machine::{Line, Trigger};
+use spin::mutex::SpinMutex;
 
 /// The virtual timer's private interrupt.
 pub const TIMER: u64 = 27;
@@ -17,6 +20,15 @@ const SPECIAL: u64 = 1020;
 static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 /// Kernel address of the CPU interface (v2), or 0 (v3).
 static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
+/// Kernel addresses of the redistributors' regions (v3): from, to.
+static REDISTRIBUTORS: [[AtomicU64; 2]; 8] = [const { [const { AtomicU64::new(0) }; 2] }; 8];
+/// Lines of one register change together.
+static CONFIGURATION: SpinMutex<()> = SpinMutex::new(());
+
+/// Cores that a GICv2 reaches.
+pub const MOST_V2: u64 = 8;
+/// The interrupt that cores send each other.
+const ASKED: u64 = 0;
 
 // Registers of the distributor, and of the frame of a redistributor that has the private interrupts.
 const CTLR: u64 = 0x000;
@@ -41,7 +53,7 @@ fn write_complete() {
     wait_clear(distributor(CTLR), 1 << 31);
 }
 
-/// Sets distributor and this core's interface up, everything masked but the timer; answers how many lines there are.
+/// Sets distributor and this core's interface up; answers how many lines there are.
 /// Behind the distributor's range come the CPU interface's of a v2 (and what is for virtual machines), or the redistributors' of a v3.
 pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, Fault> {
     let version_2 = controller == Some(Controller::V2);
@@ -57,15 +69,30 @@ pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, F
     (32..lines).step_by(32).for_each(|first| quiet(base, first, group));
     write(base + CTLR, routing | group_on);
     write_complete();
-    // Every priority, the group on; completion also deactivates (IHI 0069 12.2).
-    let private = if version_2 {
+    if version_2 {
         let interface = others.first().and_then(|range| mmu::device(*range)).ok_or(Fault::DEVICES)?;
         CPU_INTERFACE.store(interface, Relaxed);
+    } else {
+        fault::when(others.len() > REDISTRIBUTORS.len(), Fault::DEVICES)?;
+        for (range, [from, to]) in others.iter().zip(&REDISTRIBUTORS) {
+            let address = mmu::device(*range).ok_or(Fault::DEVICES)?;
+            from.store(address, Relaxed);
+            to.store(address + range.bytes(), Relaxed);
+        }
+    }
+    begin_core().map(|()| lines)
+}
+
+/// Sets this core's interface up: everything private is masked but its timer and what other cores send.
+pub fn begin_core() -> Result<(), Fault> {
+    // Every priority, the group on; completion also deactivates (IHI 0069 12.2).
+    let interface = CPU_INTERFACE.load(Relaxed);
+    let (private, group) = if interface != 0 {
         write(interface + 0x4, 0xffu32); // GICC_PMR
         write(interface, 1u32); // GICC_CTLR
-        base
+        (distributor(0), 0)
     } else {
-        let redistributor = find_redistributor(others)?;
+        let redistributor = find_redistributor()?;
         let waker = redistributor + 0x14; // GICR_WAKER: ProcessorSleep, ChildrenAsleep
         write(waker, read(waker) & !2);
         wait_clear(waker, 4);
@@ -73,11 +100,37 @@ pub fn set_up(controller: Option<Controller>, ranges: &[Range]) -> Result<u64, F
         execute!("msr S3_0_C4_C6_0, {}", 0xffu64); // ICC_PMR_EL1
         execute!("msr S3_0_C12_C12_4, xzr"); // ICC_CTLR_EL1
         execute!("msr S3_0_C12_C12_7, {}; isb", 1u64); // ICC_IGRPEN1_EL1
-        redistributor + 0x1_0000
+        (redistributor + 0x1_0000, !0)
     };
     quiet(private, 0, group);
-    write(private + ISENABLER, 1u32 << TIMER);
-    Ok(lines)
+    write(private + ISENABLER, 1u32 << TIMER | 1 << ASKED);
+    Ok(())
+}
+
+/// This core's bit in the targets of a GICv2: a core reads its own in those of a private line (IHI 0048B 4.3.12).
+pub fn own_target() -> u64 {
+    if CPU_INTERFACE.load(Relaxed) == 0 { 0 } else { read(distributor(ITARGETSR)) as u8 as u64 }
+}
+
+/// Interrupts a core, which sees then what was stored before.
+pub fn send(core: &PerCore) {
+    // The stores are complete before the interrupt is sent (IHI 0069 12.1.2: a write of a system register is not ordered after them by itself; for the
+    // distributor's register the barrier orders Normal stores before the Device store, Arm ARM B2.3.12).
+    execute!("dsb ishst");
+    if CPU_INTERFACE.load(Relaxed) != 0 {
+        write(distributor(0xf00), (core.target.load(Relaxed) as u32) << 16 | ASKED as u32); // GICD_SGIR
+    } else {
+        // ICC_SGI1R_EL1: Aff3 in 55:48, RS in 47:44, Aff2 in 39:32, Aff1 in 23:16, one bit of sixteen for Aff0.
+        let affinity = core.affinity.load(Relaxed);
+        let above = (affinity >> 32 & 0xff) << 48 | (affinity >> 16 & 0xff) << 32 | (affinity >> 8 & 0xff) << 16;
+        let value = above | (affinity >> 4 & 0xf) << 44 | ASKED << 24 | 1 << (affinity & 0xf);
+        execute!("msr S3_0_C12_C11_5, {}; isb", value);
+    }
+}
+
+/// It is a line that cores share.
+pub fn is_shared(number: u64) -> bool {
+    (interrupt::FIRST_SHARED..SPECIAL).contains(&number)
 }
 
 /// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.
@@ -89,12 +142,11 @@ fn quiet(frame: u64, first: u64, group: u32) {
 }
 
 /// The redistributor whose affinity is this core's.
-fn find_redistributor(regions: &[Range]) -> Result<u64, Fault> {
+fn find_redistributor() -> Result<u64, Fault> {
     let affinity = registers::affinity();
     let wanted = (affinity >> 32 << 24 | affinity & 0xff_ffff) as u32;
-    for region in regions {
-        let mut at = mmu::device(*region).ok_or(Fault::DEVICES)?;
-        let end = at + region.bytes();
+    for [from, to] in &REDISTRIBUTORS {
+        let (mut at, end) = (from.load(Relaxed), to.load(Relaxed));
         while at + 0x2_0000 <= end {
             let typer = read(at + 8);
             if read(at + 12) == wanted {
@@ -107,16 +159,15 @@ fn find_redistributor(regions: &[Range]) -> Result<u64, Fault> {
     Err(Fault::NO_INTERFACE)
 }
 
-/// What the highest pending interrupt is, now active.
+/// What the highest pending interrupt is, now active; for one of a GICv2's cores with the number of that in 12:10.
 pub fn acknowledge() -> Option<u64> {
     let number = match CPU_INTERFACE.load(Relaxed) {
         0 => mrs!("S3_0_C12_C12_0") & 0xff_ffff, // ICC_IAR1_EL1
-        // GICC_IAR: the source core of an SGI stands in bits 12:10.
-        interface => (read(interface + 0xc) & 0x3ff) as u64,
+        interface => (read(interface + 0xc) & 0x1fff) as u64,
     };
     // The acknowledgement precedes what is done about it (IHI 0069 4.1.1).
     execute!("dsb sy");
-    (number < SPECIAL).then_some(number)
+    (number & 0x3ff < SPECIAL).then_some(number)
 }
 
 /// An interrupt has been dealt with.
@@ -138,16 +189,18 @@ pub fn set_line(line: u64, to: Line) {
         write_bit(ICPENDR, line);
         write_bit(ICACTIVER, line);
     }
-    // To the core with this affinity: the running one, while only one runs.
-    if let Line::Routed(_, trigger) = to {
+    if let Line::Routed(core, trigger) = to {
         let edge = 2 << (line % 16 * 2);
         let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
-        write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
+        {
+            let _guard = CONFIGURATION.lock();
+            write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
+        }
+        let core = cores::by_id(core).unwrap_or_else(cores::own);
         if CPU_INTERFACE.load(Relaxed) == 0 {
-            write(distributor(0x6000 + line * 8), registers::affinity()); // GICD_IROUTER
+            write(distributor(0x6000 + line * 8), core.affinity.load(Relaxed)); // GICD_IROUTER
         } else {
-            // A core reads its own number in the targets of a private line; a line's target is one byte (IHI 0048B 4.3.12).
-            write(distributor(ITARGETSR + line), read(distributor(ITARGETSR)) as u8);
+            write(distributor(ITARGETSR + line), core.target.load(Relaxed) as u8); // one byte
         }
     }
     if matches!(to, Line::Unmasked | Line::Routed(..)) {

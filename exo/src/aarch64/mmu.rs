@@ -82,6 +82,32 @@ fn show(range: Option<Range>) -> Option<u64> {
     map(&AtomicU64::new(WINDOW), ENTRIES, range?, BLOCK_DATA)
 }
 
+/// Tables that the stacks and structures of so many cores need.
+pub fn core_tables(count: u64) -> u64 {
+    (count * (CORE_PAGES + 1)).div_ceil(ENTRIES)
+}
+
+/// Maps the stacks and structures of `count` cores for good: [`CORE_PAGES`] each, one behind the other from `pages` on, below them a page that is not mapped.
+/// Answers where the first begins, with that page. The tables are at `tables`; all of it is boot memory, zeroed.
+pub fn map_cores(tables: u64, pages: u64, count: u64) -> Option<u64> {
+    let (entry, slots) = (NEXT_DEVICE.load(Relaxed), CORE_PAGES + 1);
+    let blocks = core_tables(count);
+    if blocks > WINDOW - entry {
+        return None;
+    }
+    NEXT_DEVICE.store(entry + blocks, Relaxed);
+    let leaves = super::objects::boot_words(tables, blocks * ENTRIES);
+    for (index, leaf) in leaves.iter().take((count * slots) as usize).enumerate() {
+        let (core, page) = (index as u64 / slots, index as u64 % slots);
+        if let Some(page) = page.checked_sub(1) {
+            leaf.store((pages + (core * CORE_PAGES + page) * PAGE) | PAGE_DATA, Relaxed);
+        }
+    }
+    (0..blocks).for_each(|block| set(HIGH_2, entry + block, (tables + block * PAGE) | TABLE));
+    execute!("dsb ishst; isb");
+    Some(IMAGE + entry * BLOCK)
+}
+
 /// Lets `read` look at memory; nothing if it is not aligned, or nowhere.
 pub fn look_at<T>(range: Range, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
     let address = show(Some(range)).filter(|address| address.is_multiple_of(8) && range.start != 0)?;
@@ -90,16 +116,18 @@ pub fn look_at<T>(range: Range, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
 }
 
 /// Maps runs of RAM linearly, never executable, the kernel's `text` read-only; the tables are made in `tables`. Nothing if they run out.
-/// Then the identity map and the window have served: both are emptied.
 pub fn map_linear(mut runs: impl Iterator<Item = Range>, text: Range, tables: Range) -> Option<()> {
     let address = show(Some(tables))?;
     // SAFETY: boot memory, which nobody else uses.
     unsafe { registers::zero(address, tables.bytes()) };
     let mut map = LinearMap { text, tables, offset: address.wrapping_sub(tables.start) };
-    runs.try_for_each(|run| map.fill(TABLES[ROOT].0.get(), GIB_SHIFT, run.start, run.end))?;
+    runs.try_for_each(|run| map.fill(TABLES[ROOT].0.get(), GIB_SHIFT, run.start, run.end))
+}
+
+/// The identity map and the window have served, on every core: both are emptied.
+pub fn end_boot() {
     (0..ENTRIES).for_each(|index| set(IDENTITY_1, index, 0));
     show(None);
-    Some(())
 }
 
 /// The linear map that is being made.

@@ -2,11 +2,11 @@
 
 use super::layout::{LINEAR, MAX_SPAN};
 use super::registers::{self, execute, mrs};
-use super::{gic, power, uart};
+use super::{cores, gic, power, uart};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use exo::environment::Environment;
 use exo::machine::{Found, Line, Machine, Power, Tables, Words};
 use exo::slice::Core;
@@ -34,19 +34,13 @@ impl<T> Once<T> {
 
 /// What was found out.
 pub static FOUND: Once<Found<'static>> = Once::zeroed();
-/// The first core's structure. On entry from EL0 the stack pointer is its address: the stack lies below it.
-#[unsafe(link_section = ".percore")]
-#[unsafe(export_name = "first_core")]
-static FIRST_CORE: Once<Core> = Once::zeroed();
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
 
-/// Fixes what was found out, and begins the first core with its slice vector; answers its structure's address.
-pub fn set_up(found: Found<'static>, vector: Pfn) -> u64 {
+/// Fixes what was found out.
+pub fn set_up(found: Found<'static>) {
     // SAFETY: the first core, once, before `Arm` is used.
     unsafe { (*FOUND.0.get()).write(found) };
-    FIRST_CORE.get().begin(0, vector);
-    &raw const FIRST_CORE as u64
 }
 
 /// The machine.
@@ -122,6 +116,11 @@ impl Machine for Arm {
         unsafe { &*(vcore.0 as *const Vcore) }
     }
     #[inline(always)]
+    fn control_page(&self, vcore: &Vcore) -> &Words {
+        // SAFETY: the address of a frame of kind control, by the linear map.
+        unsafe { &*(vcore.control.load(Relaxed) as *const Words) }
+    }
+    #[inline(always)]
     fn core(&self) -> &Core {
         let address: u64;
         // SAFETY: reads a register that never changes while the core runs.
@@ -130,7 +129,7 @@ impl Machine for Arm {
         unsafe { &*(address as *const Core) }
     }
     fn core_at(&self, id: u64) -> Option<&Core> {
-        (id == 0).then(|| self.core())
+        cores::by_id(id).map(|own| &own.core)
     }
     fn now(&self) -> u64 {
         registers::now()
@@ -217,12 +216,10 @@ impl Machine for Arm {
     fn set_line(&self, line: u64, to: Line) {
         gic::set_line(line, to);
     }
-    fn interrupt_core(&self, _id: u64) {
-        // One core runs: there is no other to interrupt.
-    }
-    fn quiesced(&self) -> bool {
-        // One core runs, and it is here: nobody else holds a reference.
-        true
+    fn interrupt_core(&self, id: u64) {
+        if let Some(other) = cores::by_id(id) {
+            gic::send(other);
+        }
     }
     fn load_fp(&self, control: Pfn) {
         // SAFETY: the frame is a control page.

@@ -29,12 +29,17 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// Says texts, each followed by its number (in a base; 0: none), and switches off, with the exit code of a kernel that panicked.
 fn stop(parts: &[(&str, u64, u64)]) -> ! {
+    say(parts);
+    power::switch(Power::Off(101))
+}
+
+/// Says texts, each followed by its number.
+pub fn say(parts: &[(&str, u64, u64)]) {
     for (text, number, base) in parts {
         uart::put(text.as_bytes());
         put_number(*number, *base);
     }
     uart::put(b"\r\n");
-    power::switch(Power::Off(101))
 }
 
 fn put_number(number: u64, base: u64) {

@@ -5,7 +5,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::machine::Power;
 use exo_abi::boot::FLAG_QEMU;
-use smccc::psci::{PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET};
+use smccc::psci::{PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, cpu_on};
+use smccc::{Hvc, Smc};
 
 /// [`exo::device_tree::Conduit`] of PSCI; 0: none.
 pub static CONDUIT: AtomicU64 = AtomicU64::new(0);
@@ -26,6 +27,15 @@ pub fn switch(what: Power) -> ! {
     // Nobody took it: the machine stays as it is.
     loop {
         registers::sleep();
+    }
+}
+
+/// Starts the core with this affinity at a physical address, with `argument` in x0; false: it does not.
+pub fn start_core(affinity: u64, at: u64, argument: u64) -> bool {
+    match CONDUIT.load(Relaxed) {
+        1 => cpu_on::<Hvc>(affinity, at, argument).is_ok(),
+        2 => cpu_on::<Smc>(affinity, at, argument).is_ok(),
+        _ => false,
     }
 }
 

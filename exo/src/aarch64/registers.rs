@@ -70,8 +70,8 @@ pub fn affinity() -> u64 {
 #[unsafe(no_mangle)]
 pub static __aarch64_have_lse_atomics: AtomicU8 = AtomicU8::new(0);
 
-/// Sets this core up for EL0: what traps, what may be read, what its features allow; answers those.
-pub fn prepare(core: u64) -> Features {
+/// What this core can.
+pub fn features() -> Features {
     let (mmfr1, pfr1) = (mrs!("id_aa64mmfr1_el1"), mrs!("id_aa64pfr1_el1"));
     let mut features = Features::empty();
     features.set(Features::LSE, field(mrs!("id_aa64isar0_el1"), 20) >= 2);
@@ -80,12 +80,14 @@ pub fn prepare(core: u64) -> Features {
     features.set(Features::HARDWARE_DIRTY, field(mmfr1, 0) >= 2);
     features.set(Features::BTI, field(pfr1, 0) >= 1);
     features.set(Features::PAC, mrs!("id_aa64isar1_el1") >> 4 & 0xff != 0);
-    TPIDR_EL1.set(core);
+    features
+}
+
+/// Sets this core up for EL0: what traps, what may be read, and what every core can; `seed` is the same on all of them.
+pub fn prepare(features: Features, seed: u64) {
     trap_fp();
     // EL0 reads the virtual counter, and nothing else of the timer (Arm ARM, CNTKCTL_EL1).
     CNTKCTL_EL1.write(CNTKCTL_EL1::EL0VCTEN::SET);
-    CNTV_CVAL_EL0.set(u64::MAX);
-    CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
     // No debug exceptions, and the debug channel (TDCC), the performance and the activity monitors are not EL0's. Reset says nothing about any of these.
     execute!("msr mdscr_el1, {}", 1u64 << 12);
     if !matches!(field(mrs!("id_aa64dfr0_el1"), 8), 0 | 0xf) {
@@ -98,18 +100,38 @@ pub fn prepare(core: u64) -> Features {
     if features.contains(Features::PAN) {
         execute!(".inst 0xd500419f"); // msr pan, #1: the kernel uses no address of EL0's
     }
-    // HA and HD, from 1: accessed, and 2: dirty too.
-    TCR_EL1.set(TCR_EL1.get() | [0, 1, 3, 3][field(mmfr1, 0).min(3) as usize] << 39);
+    // HA and HD: a page that one core marks all must treat alike.
+    let has = |feature| u64::from(features.contains(feature));
+    TCR_EL1.set(TCR_EL1.get() | has(Features::HARDWARE_ACCESSED) << 39 | has(Features::HARDWARE_DIRTY) << 40);
     if features.contains(Features::PAC) {
-        enable_pac();
+        enable_pac(seed);
     }
     execute!("isb");
-    features
+}
+
+/// This core's timer interrupts it from now on, when it is set.
+pub fn begin_timer() {
+    set_timer(u64::MAX);
+    CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
+}
+
+/// The timer interrupts this core when it passes `at`.
+pub fn set_timer(at: u64) {
+    CNTV_CVAL_EL0.set(at);
+}
+
+/// The address of this core's structure.
+pub fn own_structure() -> u64 {
+    TPIDR_EL1.get()
+}
+
+/// What differs between boots.
+pub fn seed() -> u64 {
+    CNTVCT_EL0.get() ^ CNTPCT_EL0.get().rotate_left(32)
 }
 
 /// Keys for EL0's pointer authentication: one set a boot, from what differs between boots. They keep an accident from going far; they are no secret between environments.
-fn enable_pac() {
-    let mut seed = CNTVCT_EL0.get() ^ CNTPCT_EL0.get().rotate_left(32);
+fn enable_pac(mut seed: u64) {
     let mut next = || {
         seed = (seed ^ seed >> 29 ^ 1 << 63).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         seed
@@ -122,9 +144,9 @@ fn enable_pac() {
     SCTLR_EL1.set(SCTLR_EL1.get() | 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13);
 }
 
-/// Drops all translations of EL1 and EL0, on this core.
+/// Drops all translations of EL1 and EL0, on every core.
 pub fn invalidate_all() {
-    execute!("dsb nshst; tlbi vmalle1; dsb nsh; isb");
+    execute!("dsb ishst; tlbi vmalle1is; dsb ish; isb");
 }
 
 /// Zeroes memory.

@@ -1,5 +1,6 @@
 //! The machine is set up, step by step, until the first environment runs. What is wrong is said on the early UART.
 
+use super::cores::{self, Memory};
 use super::layout::*;
 use super::objects::{self, Arm};
 use super::{boot, entry, gic, mmu, panic, power, registers, uart};
@@ -31,7 +32,7 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     let tree_at = if device_tree != 0 { device_tree } else { header.device_tree };
     let (mut tree, blob) = (Description::default(), Range::new(tree_at, device_tree::MAX_BYTES as u64));
-    mmu::look_at(blob, |bytes| device_tree::read(bytes, &mut tree)).unwrap_or(Err(Fault::NO_TREE))?;
+    mmu::look_at(blob, |bytes| device_tree::read(bytes, &mut tree, &mut |_| ())).unwrap_or(Err(Fault::NO_TREE))?;
     power::CONDUIT.store(tree.psci.map_or(0, |conduit| conduit as u64), Relaxed);
     let uart =
         tree.uarts.as_slice().first().filter(|uart| uart::begin(**uart)).map(|uart| Pfn(uart.start / PAGE_BYTES));
@@ -53,13 +54,14 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     }
     fits.then_some(()).ok_or(Fault::IMAGE)?;
 
-    // Where it goes, in boot memory: the linear map's tables, the words of frames and lines, the bitmap, the slice vector, the machine information.
+    // Where it goes, in boot memory: the linear map's tables, the words of frames and lines, the bitmap, the slice vectors, the machine information, and what each other core has to itself.
     let frames = span.bytes() / PAGE_BYTES;
     // The linear map can do with fewer tables than that: small machines get what they need.
     let tables = tables.min(2 + (frames / 512 + 2) + frames / (512 * 512)) * PAGE_BYTES;
     let words = ((frames + lines * WORDS_PER_LINE) * 8).next_multiple_of(PAGE_BYTES);
     let bitmap = frames.div_ceil(8).next_multiple_of(PAGE_BYTES);
-    let bytes = tables + words + bitmap + 2 * PAGE_BYTES;
+    let (cores, [core_bytes, vector_bytes]) = Memory::needed(&tree);
+    let bytes = tables + words + bitmap + vector_bytes + PAGE_BYTES + core_bytes;
     let mut taken = tree.reserved;
     taken.push(image);
     taken.push(tree_pages);
@@ -67,8 +69,9 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
     let boot = Range::new(place, bytes);
     taken.push(boot);
     let (words, bitmap) = (boot.start + tables, boot.start + tables + words);
-    let shown = Range { start: bitmap, end: boot.end };
-    let (slices, info) = (boot.end - 2 * PAGE_BYTES, boot.end - PAGE_BYTES);
+    let shown = Range { start: bitmap, end: boot.end - core_bytes };
+    let info = shown.end - PAGE_BYTES;
+    let slices = info - vector_bytes;
 
     let runs = tree.memory.without(&tree.reserved);
     let tables = Range { start: boot.start, end: words };
@@ -99,10 +102,14 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
 
     let hz = registers::timer_hz();
     let found = Found { frames, lines: line_words, hz, uart, devices: tree.controller_ranges };
-    let core = objects::set_up(found, Pfn(slices / PAGE_BYTES));
-    let features = registers::prepare(core);
+    objects::set_up(found);
+    cores::begin_first(Pfn(slices / PAGE_BYTES));
+    registers::begin_timer();
+    let memory = Memory { cores, range: Range { start: shown.end, end: boot.end }, vectors: slices };
+    let cores = if cores == 1 { 1 } else { cores::start(blob, image.start, &memory) };
+    let features = cores::settle();
     let archive = Pfn((image.start + header.archive_offset) / PAGE_BYTES);
-    let (info_frame, cores) = (Pfn(info / PAGE_BYTES), 1);
+    let info_frame = Pfn(info / PAGE_BYTES);
     first::build(&Arm, header, archive, free, info_frame, cores)?;
     let qemu = if header.flags & FLAG_QEMU != 0 { Features::QEMU } else { Features::empty() };
     objects::write_info(
@@ -137,6 +144,8 @@ fn set_up(device_tree: u64, image: u64, entry_ticks: u64) -> Result<(), Fault> {
             kernel_data_bytes: data - text,
         },
     );
+    mmu::end_boot();
+    cores::release();
     Ok(())
 }
 

@@ -139,6 +139,15 @@
     msr     spsr_el1, xzr
     .endm
 
+// Goes to the plain path, or, in the kernel in which nothing is plain, to the general one.
+    .macro  hot condition, plain, general
+    .if     {GENERAL}
+    b.\condition \general
+    .else
+    b.\condition \plain
+    .endif
+    .endm
+
     .section .vectors, "ax"
     .balign 2048
     .global vectors
@@ -152,10 +161,10 @@ vectors:
     mrs     x16, esr_el1
     mov     w17, #({SVC64} | 0xffff)
     subs    w16, w17, w16               // the number, if this is `svc` from AArch64
-    b.eq    gate_call
+    hot     eq, gate_call, slow
+    b.lo    fault                       // an exception of a class behind `svc`'s: most of them
     cmp     w16, #{REPLY_WAIT}
-    b.eq    gate_reply
-    tbnz    w16, #31, fault             // another exception, most of them
+    hot     eq, gate_reply, slow
     cmp     w16, #{NUMBER_RESUME}
     b.eq    resume
     b.hi    1f
@@ -163,16 +172,22 @@ vectors:
     clear   "0, 17"
     eret
 1:  cmp     w16, #{NUMBER_NOTIFY}
-    b.eq    notify
-    b.lo    wait
+    hot     eq, notify, slow
+    hot     lo, wait, other_wait
     cmp     w16, #{NUMBER_YIELD_TO}
-    b.eq    yield_to
+    hot     eq, yield_to, slow
     lsr     w17, w16, #16
-    cbnz    w17, fault
+    cbnz    w17, early_fault            // of a class before it
     mov     w17, #0xffff                // `svc #0` is no call
     cmp     w16, w17
-    b.eq    fault
-    b       other_call
+    b.ne    other_call
+early_fault:
+    mrs     x16, esr_el1
+    lsr     x16, x16, #26
+    cmp     x16, #0x07                  // FP/SIMD trapped
+    b.eq    stop
+    b       fault
+
 
     vector  interrupt
     vector  interrupt                   // FIQ: the kernel routes nothing there; the controller says spurious
@@ -318,7 +333,7 @@ yield_to:
     and     x12, x10, #~0xfff
     ubfx    x13, x10, #6, #6
     add     x12, x12, x13, lsl #1
-    ldrh    w12, [x12, #({ENVIRONMENT_HOMES} - 16)]
+    ldrh    w12, [x12, #{ENVIRONMENT_HOMES}]
     ldr     x13, [sp, #{CORE_ID}]
     cmp     x13, x12
     b.ne    other_yield                 // it lives elsewhere
@@ -406,6 +421,7 @@ other_call:
     eret
 
 // Out of the kernel after a switching call, or into a vcore that was switched to: w0 says how, x1 is the word (entry.rs).
+    .global leave
 leave:
     add     sp, sp, #{FRAME}            // what was on the stack is below it now
     subs    x0, x0, #3
@@ -442,21 +458,20 @@ interrupt:
     save
     rust    {INTERRUPT}
 
-// An exception that is no call: an upcall, unless it is the first use of FP/SIMD, or the library cannot take it.
+// An exception that is no call: an upcall, unless the library cannot take it.
 // FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
 fault:
     stp     x0, x1, [sp, #-32]
     ldr     x17, [sp, #{CORE_CONTROL}]
-    ldr     x16, [x17, #{MASKED}]
-    cbnz    x16, no_upcall
-    ldr     x16, [x17, #{ENTRY}]
+    ldp     x16, x0, [x17, #{ENTRY}]
+    cbnz    x0, no_upcall               // masked
     cbz     x16, no_upcall
     mrs     x0, esr_el1
     lsr     x1, x0, #26
-    cmp     x1, #0x24
-    b.ne    2f
-1:  mrs     x1, far_el1
-upcall:
+    bic     x1, x1, #4
+    cmp     x1, #0x20
+    mrs     x1, far_el1
+    csel    x1, x1, xzr, eq
     stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
@@ -469,11 +484,6 @@ upcall:
     ldp     x0, x1, [sp, #-32]
     mov     x17, xzr                    // x16 is the library's own address
     eret
-2:  cmp     x1, #0x20
-    b.eq    1b
-    cmp     x1, #0x07                   // FP/SIMD trapped
-    mov     x1, xzr
-    b.ne    upcall
 no_upcall:
     ldp     x0, x1, [sp, #-32]
 
@@ -500,6 +510,9 @@ map_slow:
 resume:
     ldr     x17, [sp, #-16]
     cbz     x17, resume_now
+    .if     {GENERAL}
+    b       resume_entries
+    .endif
     cmp     x17, #1
     b.ne    resume_entries
     below   stp
@@ -518,6 +531,9 @@ other_map:
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
 // x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
 map:
+    .if     {GENERAL}
+    b       other_map
+    .endif
     sub     x17, x1, #1
     orr     x17, x17, x0
     cbnz    x17, other_map
@@ -633,13 +649,14 @@ map_page:
 mapped:
     below   ldp
 resume_now:
-    ldp     x16, x17, [sp]
-    ldr     x16, [x16]
+    .if     {GENERAL}
+    b       resume_fully
+    .endif
+    ldr     x17, [sp, #{CORE_CONTROL}]
+    ldr     x16, [x17, #{UPCALL_EVENTS}]
+    cbnz    x16, resume_wanted
+resume_plainly:
     stp     x0, x1, [sp, #-32]
-    ldr     x0, [x17, #{UPCALL_EVENTS}]
-    ands    x0, x0, x16
-    lsl     x0, x0, #16                 // 48 events
-    cbnz    x0, resume_events
     ldp     x0, x1, [x17, #({UPCALL} + {PC})]
     ldr     x16, ={FLAGS}
     and     x1, x1, x16
@@ -649,8 +666,16 @@ resume_now:
     ldp     x0, x1, [sp, #-32]
     ldp     x16, x17, [x17, #({UPCALL} + {X} + 128)]
     eret
-resume_events:
+resume_wanted:
+    stp     x0, x1, [sp, #-32]
+    ldr     x0, [sp]
+    ldr     x0, [x0]
+    and     x0, x0, x16
+    lsl     x16, x0, #16                // 48 events
     ldp     x0, x1, [sp, #-32]
+    cbz     x16, resume_plainly
+    b       resume_fully
+resume_fully:
     save
     rust    {RESUME_EVENTS}
 
@@ -663,7 +688,7 @@ resume_entries:
     mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
-    mov     x17, x1
+    mov     w17, w1
     words   ldp
     more_words ldp
     ldp     x18, x30, [sp, #128]
@@ -673,7 +698,7 @@ resume_entries:
 
 // The kernel is wrong. The stack may be the reason, so the report gets a fresh one.
 kernel_fault:
-    ldr     x16, =stack_top
+    mrs     x16, tpidr_el1
     mov     sp, x16
     mrs     x0, esr_el1
     mrs     x1, elr_el1

@@ -6,7 +6,7 @@ use exo::audit::{self, Rule};
 use exo::environment;
 use exo::frame::{Kind, Word};
 use exo::machine::Machine;
-use exo::page_table::{self, Leaf};
+use exo::page_table;
 use exo_abi::Refusal::*;
 use exo_abi::exposed::audit::{BROKEN, MORE, TABLE};
 use exo_abi::page::{Descriptor, MapEntry, Prot};
@@ -54,12 +54,12 @@ fn broken_leaves_are_found() {
     let free = fake.free_frames(1)[0];
     let executable = Prot::READ | Prot::EXECUTE;
     for (raw, broken) in [
-        (page_table::leaf(free, Prot::READ, Leaf::Memory).bits(), Rule::LeavesAreCounted),
-        (page_table::leaf(SECRET, Prot::READ, Leaf::Memory).bits(), Rule::LeavesAreCounted),
-        (page_table::leaf(frame, executable, Leaf::Memory).bits(), Rule::ExecutableIsCode),
-        (page_table::leaf(ARCHIVE, Prot::READ | Prot::WRITE, Leaf::Memory).bits(), Rule::WritableIsData),
-        (page_table::leaf(table, Prot::READ, Leaf::Memory).bits(), Rule::LeavesAreCounted),
-        (page_table::leaf(Pfn(0x9100), executable, Leaf::Device).bits(), Rule::ExecutableIsCode),
+        (page_table::leaf(free, Prot::READ).bits(), Rule::LeavesAreCounted),
+        (page_table::leaf(SECRET, Prot::READ).bits(), Rule::LeavesAreCounted),
+        (page_table::leaf(frame, executable).bits(), Rule::ExecutableIsCode),
+        (page_table::leaf(ARCHIVE, Prot::READ | Prot::WRITE).bits(), Rule::WritableIsData),
+        (page_table::leaf(table, Prot::READ).bits(), Rule::LeavesAreCounted),
+        (page_table::leaf(Pfn(0x9100), executable).bits() ^ page_table::DEVICE_NOT_MEMORY, Rule::ExecutableIsCode),
         (good & !Descriptor::NOT_GLOBAL.bits(), Rule::LeavesAreUserPages),
         (good & !Descriptor::EL0.bits(), Rule::LeavesAreUserPages),
         (good & !Descriptor::PRIVILEGED_EXECUTE_NEVER.bits(), Rule::LeavesAreUserPages),
@@ -74,7 +74,7 @@ fn broken_leaves_are_found() {
 fn a_leaf_too_many_is_found_by_the_sum() {
     let fake = Fake::new();
     let (table, frame) = mapped(&fake);
-    fake.words(table)[17].store(page_table::leaf(frame, Prot::READ, Leaf::Memory).bits(), Relaxed);
+    fake.words(table)[17].store(page_table::leaf(frame, Prot::READ).bits(), Relaxed);
     assert_eq!(rule(&fake, table), None);
     assert!(fake.violations().iter().any(|wrong| wrong.contains("leaves are counted")));
 }
@@ -107,7 +107,7 @@ fn broken_tables_and_objects_are_found() {
     fake.frames().set(free, Word::new(1, Kind::Busy, 0));
     assert_eq!(rule(&fake, free), Some(Rule::NoFrameIsBusy as u64));
     let first = environment::by_number(&fake, 1).unwrap();
-    first.number.store(9, Relaxed);
+    first.space.fetch_xor(8 << 48, Relaxed);
     assert_eq!(rule(&fake, first.frame()), Some(Rule::EnvironmentsAreListed as u64));
-    first.number.store(1, Relaxed);
+    first.space.fetch_xor(8 << 48, Relaxed);
 }

@@ -19,8 +19,8 @@ fn the_first_environment_runs_in_its_archive_and_owns_every_number() {
     assert_eq!(fake.running(), fake.init());
     fake.must(Call::Null, &[]);
     assert_eq!(fake.translate(1, TEXT).map(|leaf| leaf.pfn()), Some(ARCHIVE));
-    assert_eq!(environment::name(&fake, name_kind::ENVIRONMENTS, 255).unwrap().owner(), (1, false));
-    assert_eq!(environment::name(&fake, name_kind::CELLS, 1).unwrap().owner(), (1, true));
+    assert_eq!(environment::owner(&fake, name_kind::ENVIRONMENTS, 255).unwrap(), (1, false));
+    assert_eq!(environment::owner(&fake, name_kind::CELLS, 1).unwrap(), (1, true));
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn an_environment_with_children_and_pools_of_its_own_ends_too() {
     );
     assert_ne!(fake.holdings(), before);
     // Its numbers came to the first environment with everything else.
-    assert_eq!(environment::name(&fake, name_kind::ENVIRONMENTS, 44).unwrap().owner().0, 1);
-    assert_eq!(environment::name(&fake, name_kind::CELLS, child.cell).unwrap().owner(), (1, false));
+    assert_eq!(environment::owner(&fake, name_kind::ENVIRONMENTS, 44).unwrap().0, 1);
+    assert_eq!(environment::owner(&fake, name_kind::CELLS, child.cell).unwrap(), (1, false));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn whoever_destroys_the_first_environment_inherits_its_numbers() {
     fake.give(&child, SELF, 20, 0xff);
     fake.until(child.vcore);
     fake.destroy(20);
-    assert_eq!(environment::name(&fake, name_kind::POOLS, 77).unwrap().owner(), (3, false));
+    assert_eq!(environment::owner(&fake, name_kind::POOLS, 77).unwrap(), (3, false));
     assert!(environment::by_number(&fake, 1).is_none());
     fake.must(Call::PoolCreate, &[POOL, 77, 200, 5, 0, 30]);
 }
@@ -169,15 +169,29 @@ fn an_environment_cannot_destroy_itself() {
 
 #[test]
 fn destruction_waits_until_every_core_has_left() {
-    let fake = Fake::new();
+    let fake = Fake::with(512, 3);
     let child = fake.child(3, 40);
-    fake.quiesced.set(false);
+    fake.core_at(1).unwrap().requests.wakes();
     for _ in 0..20 {
         fake.refused(Again, Call::EnvDestroy, &[child.env, 0]);
     }
     assert!(fake.frames().read(child.frame).is_some_and(|word| word.kind() == Kind::Environment));
-    fake.quiesced.set(true);
+    // Once is enough, and who sleeps is let sleep.
+    assert_eq!(*fake.interrupted.borrow(), [1]);
+    fake.deliver();
+    // And once more when nobody can work with its pool any more.
+    for _ in 0..20 {
+        fake.refused(Again, Call::EnvDestroy, &[child.env, 0]);
+    }
+    assert_eq!(*fake.interrupted.borrow(), [1]);
+    fake.deliver();
+    // Its frame is the last, and nobody's until that core has left again.
     fake.destroy(child.env);
+    fake.batch_frames(&[child.frame]);
+    fake.refused(NotFree, Call::FrameAlloc, &[POOL, 1]);
+    fake.deliver();
+    fake.batch_frames(&[child.frame]);
+    fake.must(Call::FrameAlloc, &[POOL, 1]);
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_fault_stops_the_vcore_and_tells_its_supervisor() {
     let fake = Fake::new();
     let child = fake.child(3, 30);
     fake.until(child.vcore);
-    let outcome = call::fault(&fake);
+    let outcome = call::halt(&fake, exo_abi::calls::stop_reason::FAULTED, 0);
     fake.settle(outcome, &mut [0; 11]);
     fake.assert_clean();
     assert_eq!(fake.state(child.vcore), State::Stopped);

@@ -350,7 +350,7 @@ fn a_servers_own_slice_serves_and_its_reply_makes_the_caller_ready() {
 }
 
 #[test]
-fn fp_registers_belong_to_the_chain() {
+fn fp_registers_are_of_who_runs_and_pass_through_calls() {
     use crate::fake::Did;
     let (fake, child) = served();
     let init = fake.running();
@@ -358,13 +358,19 @@ fn fp_registers_belong_to_the_chain() {
     fake.did.borrow_mut().clear();
     exo::call::use_fp(&fake);
     fake.svc(Call::Call, &[GATE]);
-    exo::call::use_fp(&fake);
-    assert_eq!(*fake.did.borrow(), [Did::LoadFp(own), Did::LoadFp(own)]);
+    assert_eq!(*fake.did.borrow(), [Did::LoadFp(own)]);
     fake.did.borrow_mut().clear();
-    // The caller is stopped: what goes on working keeps the registers.
+    // The caller is stopped: what goes on working keeps the registers, and is preempted with them.
     exo::vcore::stop(&fake, init, fake.vcore(init), 3, 0).unwrap();
-    assert_eq!(*fake.did.borrow(), [Did::SaveFp(own)]);
+    assert_ne!(fake.core().fp.load(Relaxed), 0);
+    fake.interrupt();
+    assert!(fake.did.borrow().contains(&Did::SaveFp(theirs)), "{:?}", fake.did.borrow());
+    assert!(!fake.did.borrow().contains(&Did::SaveFp(own)));
     assert_eq!(fake.core().fp.load(Relaxed), 0);
+    fake.until(child.vcore);
     exo::call::use_fp(&fake);
     assert_eq!(fake.did.borrow().last(), Some(&Did::LoadFp(theirs)));
+    // Who waits loses them.
+    fake.svc(Call::ReplyWait, &[0]);
+    assert_eq!(fake.did.borrow().iter().filter(|did| matches!(did, Did::DropFp)).count(), 1);
 }

@@ -4,8 +4,10 @@
 mod fake;
 
 mod audits;
+mod authority;
 mod bindings;
 mod boot;
+mod chains;
 mod environments;
 mod events;
 mod frames;

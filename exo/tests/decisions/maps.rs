@@ -25,7 +25,7 @@ fn descriptors_are_as_the_prototype_had_them() {
     let at = Pfn(0);
     assert_eq!(page_table::window(at).bits(), 0x5860_0000_0000_0FC3);
     assert_eq!(page_table::table(at).bits(), 0x0060_0000_0000_0FC3);
-    let leaf = |prot| page_table::leaf(at, prot, page_table::Leaf::Memory).bits();
+    let leaf = |prot| page_table::leaf(at, prot).bits();
     assert_eq!(leaf(Prot::READ | Prot::WRITE), 0x0068_0000_0000_0BC3);
     assert_eq!(leaf(RW), 0x0068_0000_0000_0FC3);
     assert_eq!(leaf(RW | Prot::DIRTY), 0x0068_0000_0000_0F43);
@@ -263,7 +263,7 @@ fn a_table_is_installed_once_where_nothing_is_and_shows_zeros() {
     let fake = Fake::new();
     let frames = fake.alloc(POOL, 4);
     // Descriptors written before it becomes a table.
-    fake.words(frames[0])[5].store(page_table::leaf(SECRET, RW, page_table::Leaf::Memory).bits(), Relaxed);
+    fake.words(frames[0])[5].store(page_table::leaf(SECRET, RW).bits(), Relaxed);
     let place = 5 << 30;
     assert_eq!(fake.map_one(SELF, MapEntry::install_table(place, 3, frames[0], OWN)), Err(NotMapped));
     assert_eq!(fake.map_one(SELF, MapEntry::install_table(place, 2, frames[0], OWN)), Ok(()));

@@ -94,9 +94,8 @@ impl Player<'_> {
             return if self.dice.one_in(2) { self.dice.of(EXTREMES) } else { 3 + self.dice.below(64) };
         }
         let me = self.fake.environment(self.fake.running().environment()).number();
-        let own: Vec<u64> = (1..256)
-            .filter(|number| environment::name(self.fake, kind, *number).unwrap().owner() == (me, false))
-            .collect();
+        let own: Vec<u64> =
+            (1..256).filter(|number| environment::owner(self.fake, kind, *number).unwrap() == (me, false)).collect();
         if own.is_empty() { 0 } else { self.dice.of(&own) }
     }
 

@@ -303,3 +303,65 @@ fn on_two_cores_a_woken_vcore_of_the_other_interrupts_it() {
     fake.must(Call::Notify, &[SLOT]);
     assert_eq!((fake.did.borrow().last(), fake.state(vcore)), (Some(&Did::InterruptCore(1)), State::Ready));
 }
+
+/// Two cores; vcore 5 of a child runs on core 1, which works.
+fn elsewhere() -> (Fake, crate::fake::world::Child, VcoreRef) {
+    let fake = Fake::with(512, 2);
+    let child = fake.child(3, 30);
+    let control = fake.alloc(child.pool, 1)[0];
+    fake.must(Call::VcoreCreate, &[child.env, 5, control.0, PLACE, 1, 2, 3, 1]);
+    fake.must(Call::SliceClaim, &[CORES, 1, 10, child.env, 5, 0, 0]);
+    fake.must(Call::VcoreStart, &[child.env, 5]);
+    let vcore = VcoreRef::new(child.frame, 5);
+    fake.here.set(1);
+    fake.interrupt();
+    fake.core().requests.wakes();
+    assert_eq!(fake.running(), vcore);
+    (fake, child, vcore)
+}
+
+#[test]
+fn who_runs_on_another_core_is_stopped_there() {
+    let (fake, child, vcore) = elsewhere();
+    fake.here.set(0);
+    fake.refused(Again, Call::VcoreStop, &[child.env, 5]);
+    assert_eq!(fake.state(vcore), State::Running);
+    fake.deliver();
+    assert_eq!(fake.state(vcore), State::Stopped);
+    assert_eq!(fake.must(Call::VcoreReport, &[child.env, 5])[1], exo_abi::calls::stop_reason::STOPPED);
+    assert_ne!(fake.pending(fake.init()) & 1 << exo_abi::event::CHILD, 0, "the supervisor is told");
+    fake.here.set(1);
+    assert!(!fake.running().exists());
+    // A request that comes too late stops nobody else.
+    fake.here.set(0);
+    fake.must(Call::VcoreStart, &[child.env, 5, 1]);
+    fake.deliver();
+    assert_eq!(fake.state(vcore), State::Running);
+}
+
+#[test]
+fn who_was_won_by_an_interrupt_and_is_stopped_before_it_goes_on_does_not_run() {
+    use exo::{remote, slice};
+    let (fake, child, vcore) = elsewhere();
+    fake.here.set(0);
+    let control = fake.alloc(child.pool, 1)[0];
+    fake.must(Call::VcoreCreate, &[child.env, 6, control.0, PLACE + 4096, 1, 2, 3, 1]);
+    fake.must(Call::SliceClaim, &[CORES, 1, 5, child.env, 6, 0, 0]);
+    fake.must(Call::VcoreStart, &[child.env, 6]);
+    let (early, late) = (VcoreRef::new(child.frame, 6), vcore);
+    fake.here.set(1);
+    fake.until(late);
+    // It waits for an alarm; the one before it runs, and lends to it when that passes.
+    fake.svc(Call::Wait, &[0, fake.now.get() + SLICE + 10]);
+    fake.until(early);
+    fake.now.set(fake.now.get() + SLICE + 10);
+    slice::timer_fired(&fake);
+    assert_eq!((fake.running(), fake.state(late)), (late, State::Running));
+    // Before this core has left the kernel another one asks for it.
+    fake.here.set(0);
+    fake.refused(Again, Call::VcoreStop, &[child.env, 5]);
+    fake.here.set(1);
+    remote::look(&fake);
+    assert_eq!(fake.state(late), State::Stopped);
+    assert_eq!(slice::after_interrupt(&fake), exo::call::Outcome::Enter(early));
+}

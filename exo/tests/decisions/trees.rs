@@ -31,7 +31,7 @@ fn range(start: u64, bytes: u64) -> Range {
 fn read(blob: &[u32]) -> Result<Description, Fault> {
     let mut found = Description::default();
     let bytes: Vec<u8> = blob.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    device_tree::read(&bytes, &mut found).map(|()| found)
+    device_tree::read(&bytes, &mut found, &mut |_| ()).map(|()| found)
 }
 
 fn good(blob: &[u32]) -> Description {
@@ -197,6 +197,27 @@ fn an_entry_that_means_nothing_is_passed_over() {
         .end()
         .blob();
     assert_eq!(good(&blob).cores, 2);
+}
+
+/// The affinities of a tree's cores.
+fn affinities(blob: &[u32]) -> Vec<u64> {
+    let mut told = Vec::new();
+    let bytes: Vec<u8> = blob.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    device_tree::read(&bytes, &mut Description::default(), &mut |affinity| told.push(affinity)).unwrap();
+    told
+}
+
+#[test]
+fn cores_are_told_by_their_affinities() {
+    // QEMU: clusters of eight on a GICv2, of sixteen on a GICv3.
+    assert_eq!(affinities(&dump!("gic2-smp8")), (0..8).collect::<Vec<_>>());
+    let of_sixteen = |core: u64| core / 16 << 8 | core % 16;
+    assert_eq!(affinities(&dump!("smp128")), (0..128).map(of_sixteen).collect::<Vec<_>>());
+    // Two cells, one that failed, one without a place, one with half of one.
+    let cpus = Tree::root().controller().memory(0x4000_0000, MIB).node("cpus").cells("#address-cells", &[2]);
+    let cpus = cpus.node("cpu@0").cells("reg", &[1, 0x102]).end().node("cpu@1").text("status", "fail").end();
+    let blob = cpus.node("cpu@2").end().node("cpu@3").cells("reg", &[]).end().node("idle-states").end().end().blob();
+    assert_eq!(affinities(&blob), [1 << 32 | 0x102, 0, 0]);
 }
 
 #[test]

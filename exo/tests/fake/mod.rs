@@ -109,8 +109,6 @@ pub struct Fake {
     pub did: RefCell<Vec<Did>>,
     /// What the debug UART printed.
     pub printed: RefCell<Vec<u8>>,
-    /// Whether every core has left the kernel.
-    pub quiesced: Cell<bool>,
     /// What is wrong with this machine.
     pub seed: Cell<Seed>,
     /// Looks at kernel memory since it was last set to 0: how long a call took.
@@ -177,7 +175,6 @@ impl Fake {
             tlb: RefCell::new(Tlb::default()),
             did: RefCell::default(),
             printed: RefCell::default(),
-            quiesced: Cell::new(true),
             seed: Cell::new(Seed::None),
             work: Cell::new(0),
             interrupted: RefCell::default(),
@@ -349,9 +346,6 @@ impl Machine for Fake {
     fn interrupt_core(&self, id: u64) {
         self.did.borrow_mut().push(Did::InterruptCore(id));
         self.interrupted.borrow_mut().push(id);
-    }
-    fn quiesced(&self) -> bool {
-        self.quiesced.get()
     }
     fn load_fp(&self, control: Pfn) {
         self.did.borrow_mut().push(Did::LoadFp(control));

@@ -4,7 +4,7 @@ use super::Fake;
 use exo::call::{self, Outcome};
 use exo::machine::Machine;
 use exo::vcore::{self, Control, Resume, VcoreRef};
-use exo::{event, slice};
+use exo::{event, remote, slice};
 use exo_abi::page::{Descriptor, MAPPABLE_END, MapEntry};
 use exo_abi::{Call, Pfn, Refusal};
 use std::sync::atomic::Ordering::*;
@@ -40,13 +40,13 @@ impl Fake {
             Outcome::ReturnOrUpcall => x[0] = 0,
             Outcome::Deliver(next) => self.pc.set(self.control(next).get(exo::word!(pc))),
             Outcome::Waited(next) => {
-                call::leave_fp(self, next);
+                call::lose_fp(self);
                 *x = [0, self.core().events.load(Relaxed), 0, 0, 0, 0, 0, 0, 0, 0, 0];
                 self.pc.set(self.control(next).get(exo::word!(pc)));
             }
-            Outcome::Resume(next) => call::leave_fp(self, next),
+            Outcome::Resume(_) => {}
             Outcome::Enter(next) => {
-                call::leave_fp(self, next);
+                call::lose_fp(self);
                 let control = self.control(next);
                 let vcore = self.vcore(next);
                 match vcore.word().resume() {
@@ -56,7 +56,7 @@ impl Fake {
                 }
                 self.pc.set(control.get(exo::word!(pc)));
             }
-            Outcome::Idle => call::leave_fp(self, VcoreRef::NONE),
+            Outcome::Idle => call::lose_fp(self),
         }
     }
 
@@ -175,6 +175,7 @@ impl Fake {
         for _ in 0..8 {
             let Some(core) = self.interrupted.borrow_mut().pop() else { break };
             self.here.set(core as usize);
+            remote::look(self);
             let outcome = slice::after_interrupt(self);
             self.settle(outcome, &mut [0; 11]);
         }

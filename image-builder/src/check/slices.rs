@@ -22,23 +22,33 @@ impl Checker<'_> {
                 .at(&self.policy.place(list))
                 .remedy("leave `slices` out for one slice on core 0, or name one"));
         }
-        list.get_ref().iter().map(|spanned| self.one_slices(spanned)).collect()
+        let slices: Result<Vec<_>> = list.get_ref().iter().map(|spanned| self.one_slices(spanned)).collect();
+        let slices: Vec<manifest::Slices> = slices?.into_iter().filter(|slices| slices.count != 0).collect();
+        if slices.first().is_none_or(|first| u64::from(first.count) > exo_abi::SLICES_PER_CORE) {
+            return Err(Error::new("its first vcore has no slices of its own")
+                .at(&self.policy.place(list))
+                .remedy("put slices on one core before those that are `whole`"));
+        }
+        Ok(slices)
     }
 
     pub(super) fn slices_fit(&self, plan: &Plan) -> Result<()> {
         let mut used: BTreeMap<u32, u64> = BTreeMap::new();
         for (planned, toml) in plan.programs.iter().zip(&self.policy.image.programs) {
-            for slices in &planned.program.slices {
-                let sum = used.entry(slices.core).or_default();
-                *sum += u64::from(slices.count);
+            let slices = &planned.program.slices;
+            let on_cores = |core| slices.iter().map(move |slices| (core, slices.of_core(core)));
+            for (core, count) in (0..self.machine.cores).flat_map(on_cores) {
+                let sum = used.entry(core).or_default();
+                *sum += count;
                 if *sum > exo_abi::SLICES_PER_CORE {
                     let place = match &toml.get_ref().slices {
                         Some(list) => self.policy.place(list),
                         None => self.policy.place(&toml.get_ref().name),
                     };
-                    return Err(Error::new(format!("core {} has no {sum} slices", slices.core)).at(&place).remedy(
-                        format!("a core has {}: lower `count`, or use another core", exo_abi::SLICES_PER_CORE),
-                    ));
+                    return Err(Error::new(format!("core {core} has no {sum} slices")).at(&place).remedy(format!(
+                        "a core has {}: lower `count`, or use another core",
+                        exo_abi::SLICES_PER_CORE
+                    )));
                 }
             }
         }
@@ -46,8 +56,16 @@ impl Checker<'_> {
     }
 
     fn one_slices(&self, spanned: &Spanned<SlicesToml>) -> Result<manifest::Slices> {
-        let SlicesToml { core, count, micros, exact } = *spanned.get_ref();
+        let SlicesToml { core, count, whole, micros, exact } = *spanned.get_ref();
         let wrong = |what: String, remedy: String| Err(Error::new(what).at(&self.policy.place(spanned)).remedy(remedy));
+        if whole && count.is_some() {
+            return wrong("`count` beside `whole`".to_string(), "remove one of them".to_string());
+        }
+        if whole {
+            let count = self.machine.cores.saturating_sub(core) * exo_abi::SLICES_PER_CORE as u32;
+            return Ok(manifest::Slices { core, count, micros, exact });
+        }
+        let count = count.unwrap_or(1);
         if core >= self.machine.cores {
             let cores = self.machine.cores;
             return wrong(

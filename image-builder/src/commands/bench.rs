@@ -23,7 +23,7 @@ const BOOT: &str = "boot_to_first_user_instruction";
 /// How far the calibration loop may be off, in thousandths.
 const CALIBRATION_TOLERANCE: u64 = 10;
 /// Every operation that must be measured.
-pub const OPERATIONS: [&str; 22] = [
+pub const OPERATIONS: [&str; 26] = [
     "null_call",
     "gate_round_trip_0",
     "gate_round_trip_7",
@@ -46,6 +46,10 @@ pub const OPERATIONS: [&str; 22] = [
     "env_create_destroy",
     BOOT,
     "demand_zero_fault",
+    "rpc_round_trip",
+    "rpc_round_trip_deadline",
+    "rpc_round_trip_u64",
+    "rpc_round_trip_4k",
 ];
 
 /// What can be said after `bench`.

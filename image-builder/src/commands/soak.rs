@@ -13,6 +13,9 @@ use std::time::{Duration, SystemTime};
 /// How long a damaged image may take to say what is wrong with it, or to run all the same.
 const DAMAGED_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long ten million calls may take on a slow host.
+const GATES_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
 /// What can be said after `soak`.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -21,9 +24,12 @@ pub struct Arguments {
     /// Repeat the round with this seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Rounds of each test; with a seed one.
-    #[arg(long, default_value_t = 50)]
-    rounds: u64,
+    /// Rounds of each test: by default 50, of `gates` one; with a seed one.
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// Calls in a round of `gates`.
+    #[arg(long, default_value_t = 10_000_000)]
+    calls: u64,
 }
 
 /// The long tests.
@@ -33,19 +39,22 @@ pub enum Name {
     Machines,
     /// Images with damaged bytes in header or archive: the machine stops with a reason, or runs; it never hangs silently.
     Damage,
+    /// Calls between servers and clients that are killed, revoked and restarted all the time, on a random machine.
+    Gates,
 }
 
 /// The exit code is 1 if a round failed.
 pub fn soak(arguments: &Arguments) -> Result<i32> {
     doctor::ensure()?;
-    let names = arguments.name.map_or(vec![Name::Machines, Name::Damage], |name| vec![name]);
-    let rounds = if arguments.seed.is_some() { 1 } else { arguments.rounds };
+    let names = arguments.name.map_or(vec![Name::Machines, Name::Damage, Name::Gates], |name| vec![name]);
     let begin = arguments.seed.unwrap_or_else(seed_of_now);
     let mut failed = 0;
     for name in names {
         let shown = name.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
+        let usual = if name == Name::Gates { 1 } else { 50 };
+        let rounds = if arguments.seed.is_some() { 1 } else { arguments.rounds.unwrap_or(usual) };
         for seed in (0..rounds).map(|round| begin.wrapping_add(round)) {
-            match one(name, &mut Dice(seed)) {
+            match one(name, seed, arguments.calls) {
                 Ok(what) => println!("ok      {shown} --seed {seed}: {what}"),
                 Err(error) => {
                     failed += 1;
@@ -58,7 +67,8 @@ pub fn soak(arguments: &Arguments) -> Result<i32> {
     Ok(i32::from(failed > 0))
 }
 
-fn one(name: Name, dice: &mut Dice) -> Result<String> {
+fn one(name: Name, seed: u64, calls: u64) -> Result<String> {
+    let dice = &mut Dice(seed);
     match name {
         Name::Machines => {
             let case = random_case(dice);
@@ -66,7 +76,18 @@ fn one(name: Name, dice: &mut Dice) -> Result<String> {
             case.run().map(|_| format!("{}, {nanos} ns an instruction", case.name()))
         }
         Name::Damage => damage(dice),
+        Name::Gates => gates(seed, calls, dice),
     }
+}
+
+fn gates(seed: u64, calls: u64, dice: &mut Dice) -> Result<String> {
+    // One core runs so far.
+    let options = MachineOptions { smp: 1, ..random_machine(dice) };
+    let mut case = cases::gates(seed, calls, options);
+    case.limit = GATES_LIMIT;
+    let output = case.run()?;
+    let counts = output.lines().find(|line| line.contains(" answered, ")).unwrap_or_default();
+    Ok(format!("{}, {counts}", case.name()))
 }
 
 fn random_case(dice: &mut Dice) -> Case {

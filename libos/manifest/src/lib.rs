@@ -144,12 +144,21 @@ pub struct Names {
 pub struct Slices {
     /// The core.
     pub core: u32,
-    /// How many positions; the reader chooses which.
+    /// How many positions; the reader chooses which. More than a core has: every one of this core and those above it, as far as the number goes.
     pub count: u32,
     /// How long each lasts, in microseconds.
     pub micros: u32,
     /// They lend nothing and borrow nothing.
     pub exact: bool,
+}
+
+impl Slices {
+    /// Positions it takes of a core.
+    pub fn of_core(&self, core: u32) -> u64 {
+        let before = core.checked_sub(self.core).map(|cores| u64::from(cores) * exo_abi::SLICES_PER_CORE);
+        let left = before.map_or(0, |before| u64::from(self.count).saturating_sub(before));
+        left.min(exo_abi::SLICES_PER_CORE)
+    }
 }
 
 /// A device of the machine, as its device tree describes it.

@@ -44,6 +44,16 @@ pub fn call_empty(gate: Handle) -> Result<(), Refusal> {
     check(unsafe { svc::switching_0::<{ Call::Call as u64 }>(u64::from(gate.0)) })
 }
 
+/// [`Call::Call`] with words and a deadline in timer ticks.
+#[inline(always)]
+pub fn call_words_until(gate: Handle, words: [u64; 7], deadline: u64) -> Result<[u64; 7], Refusal> {
+    let x0 = u64::from(gate.0) | call_flag::DEADLINE;
+    // SAFETY: as above.
+    let [x0, x1, x2, x3, x4, x5, x6, x7, _] =
+        unsafe { svc::switching_11::<{ Call::Call as u64 }>(x0, words, deadline, 0, 0) };
+    check(x0).map(|()| [x1, x2, x3, x4, x5, x6, x7])
+}
+
 /// [`Call::Call`] with everything it can carry.
 pub fn call(gate: Handle, message: &CallMessage) -> Result<Received, Refusal> {
     let mut x0 = u64::from(gate.0);
