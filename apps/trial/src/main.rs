@@ -5,8 +5,8 @@
 
 extern crate alloc;
 
-mod cores;
 mod chains;
+mod cores;
 mod events;
 mod gates;
 mod held;

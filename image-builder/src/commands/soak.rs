@@ -81,9 +81,7 @@ fn one(name: Name, seed: u64, calls: u64) -> Result<String> {
 }
 
 fn gates(seed: u64, calls: u64, dice: &mut Dice) -> Result<String> {
-    // One core runs so far.
-    let options = MachineOptions { smp: 1, ..random_machine(dice) };
-    let mut case = cases::gates(seed, calls, options);
+    let mut case = cases::gates(seed, calls, random_machine(dice));
     case.limit = GATES_LIMIT;
     let output = case.run()?;
     let counts = output.lines().find(|line| line.contains(" answered, ")).unwrap_or_default();
