@@ -65,17 +65,17 @@ pub fn apply(m: &impl Machine, caller: &Environment, target: &Environment, entri
     }
     let mut batch = Batch { m, caller, target, spent: 0, pages: 0, stale: 0, unmapped: None };
     let (mut rest, mut result) = (entries, Ok(()));
-    while let ([entry, others @ ..], Ok(())) = (rest, result) {
-        result = batch.entry(entry, others).map(|alike| rest = others.get(alike..).unwrap_or_default());
+    while let ([entry, ..], Ok(())) = (rest, result) {
+        result = batch.entry(entry, rest).map(|done| rest = rest.get(done..).unwrap_or_default());
     }
     batch.finish();
     (result.err().map_or(0, |refusal| refusal as u64), (entries.len() - rest.len()) as u64 | batch.pages << 32)
 }
 
 impl<'m, M: Machine> Batch<'m, M> {
-    /// Checks an entry, and applies it, then those behind it that are of the same form; answers how many these were.
+    /// Checks the first of these entries, and applies it, then those behind it that are of the same form; answers how many that were.
     #[inline(always)]
-    fn entry(&mut self, entry: &Entry, behind: &[Entry]) -> Result<usize, Refusal> {
+    fn entry(&mut self, entry: &Entry, entries: &[Entry]) -> Result<usize, Refusal> {
         // Each word is read once: the application may change them meanwhile.
         let (mut first, mut second) = (entry[0].load(Relaxed), entry[1].load(Relaxed));
         let (va, low, count) = (first & !0xfff, first >> 4 & 0xff, second >> 32 & 0xffff);
@@ -100,30 +100,20 @@ impl<'m, M: Machine> Batch<'m, M> {
         };
         let (slots, frames) = (self.slots(op, va)?, *self.m.frames());
         let mut form = Form { op, slots, frames, head: NO_HEAD, wanted, needed, kept, set };
-        self.page(&mut form, first, second)?;
-        for page in 1..count {
+        if count == 1 {
+            return self.run(&mut form, entries, first, second);
+        }
+        for page in 0..count {
             self.pages = page;
-            first += 1 << 12;
-            second += u64::from(op == MapOp::Map);
-            if first & IN_TABLE == 0 {
+            if page != 0 && first & IN_TABLE == 0 {
                 form.slots = self.slots(op, first)?;
             }
-            self.page(&mut form, first, second)?;
+            self.run(&mut form, &[[AtomicU64::new(first), AtomicU64::new(second)]], first, second)?;
+            first += 1 << 12;
+            second += u64::from(op == MapOp::Map);
         }
         self.pages = 0;
-        let bound = if count == 1 { behind.len().min(PAGES - self.spent) } else { 0 };
-        let (behind, stale) = (behind.get(..bound), self.m.core().stale.get(self.stale..));
-        // One loop for each operation: what a page costs is in it.
-        let run = match op {
-            MapOp::Map => Form::run::<MAP, M>,
-            MapOp::Unmap => Form::run::<UNMAP, M>,
-            _ => Form::run::<CHANGE, M>,
-        };
-        let like = [first & !IN_TABLE, second];
-        let done = run(form, self.m, behind.unwrap_or_default(), stale.unwrap_or_default(), like);
-        self.spent += done;
-        self.stale += if op == MapOp::Map { 0 } else { done };
-        Ok(done)
+        Ok(1)
     }
 
     /// Counts work.
@@ -145,17 +135,26 @@ impl<'m, M: Machine> Batch<'m, M> {
         Ok(slots)
     }
 
-    /// Applies a form to a page.
+    /// Applies a form to the first of these entries, whose words have been read, and to those behind it that are alike. Answers how many that were.
     #[inline(never)]
-    fn page(&mut self, form: &mut Form<'_>, first: u64, second: u64) -> Result<(), Refusal> {
-        self.spend(1)?;
-        let slot = &form.slots[page_table::index(first, 3)];
+    fn run(&mut self, form: &mut Form<'_>, entries: &[Entry], first: u64, second: u64) -> Result<usize, Refusal> {
+        let entries = entries.get(..entries.len().min(PAGES - self.spent)).unwrap_or_default();
+        Refusal::Again.when(entries.is_empty())?;
+        // One loop for each operation: what a page costs is in it.
+        let run = match form.op {
+            MapOp::Map => Form::run::<MAP, M>,
+            MapOp::Unmap => Form::run::<UNMAP, M>,
+            _ => Form::run::<CHANGE, M>,
+        };
         // Bounded: a race is lost to a change that got through, or to hardware, which sets accessed and dirty once each.
         for _ in 0..5 {
-            let stale = &self.m.core().stale[self.stale % PAGES];
-            if form.apply(form.op as u64, self.m, slot, stale, first, second) || self.look(form, slot, second)? {
-                self.stale += usize::from(form.op != MapOp::Map);
-                return Ok(());
+            let stale = self.m.core().stale.get(self.stale..).unwrap_or_default();
+            let done = run(*form, self.m, entries, stale, [first & !IN_TABLE, second]);
+            if done != 0 || self.look(form, first, second)? {
+                let done = done.max(1);
+                self.spent += done;
+                self.stale += if form.op == MapOp::Map { 0 } else { done };
+                return Ok(done);
             }
         }
         Err(Refusal::InUse)
@@ -163,7 +162,8 @@ impl<'m, M: Machine> Batch<'m, M> {
 
     /// Looks for what is special about a page, and finds out the head that its frame must have. True when that was all.
     #[inline(always)]
-    fn look(&mut self, form: &mut Form<'_>, slot: &AtomicU64, second: u64) -> Result<bool, Refusal> {
+    fn look(&mut self, form: &mut Form<'_>, first: u64, second: u64) -> Result<bool, Refusal> {
+        let slot = &form.slots[page_table::index(first, 3)];
         let (old, maps) = (slot.load(Relaxed), form.op == MapOp::Map);
         Refusal::AlreadyMapped.when(maps && old & VALID != 0)?;
         Refusal::NotMapped.when(!maps && old & VALID == 0)?;
@@ -233,7 +233,7 @@ impl<'m, M: Machine> Batch<'m, M> {
             // The walkers must see the zeros before the table (Arm ARM B2.3.11: DMB ordering is not enough for them).
             m.publish_descriptors();
             slot.store(page_table::table(pfn).bits(), Relaxed);
-            return Ok(0);
+            return Ok(1);
         }
         let slot = slot(above?);
         let table = page_table::next_table(slot).ok_or(Refusal::NotMapped)?;
@@ -247,7 +247,7 @@ impl<'m, M: Machine> Batch<'m, M> {
         // Its contents are the kernel's no more, and nothing refers to it.
         m.zero(table);
         m.frames().set(table, Word::new(target.pool(), Kind::Data, 0));
-        Ok(0)
+        Ok(1)
     }
 
     /// The end of a batch, or of a part of it: new descriptors are published, old ones forgotten by every core; then the slots of those that were unmapped are emptied

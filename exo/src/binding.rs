@@ -42,6 +42,7 @@ pub struct Binding {
 
 impl Binding {
     /// The first binding to an object, or one to a gate or an event.
+    #[inline(never)]
     pub fn new(m: &impl Machine, kind: BindingKind, rights: Rights, cell: u64, object: u64) -> Binding {
         let expected = value(m, cell);
         let head = kind as u64 | FLAG_ROOT | (rights.bits() as u64) << RIGHTS_SHIFT | cell << 32 | cell << 48;
@@ -82,6 +83,7 @@ impl Binding {
         }
     }
     /// `first..first+count` lies in the range of a Core, Irq or Device binding.
+    #[inline(never)]
     pub const fn covers(&self, first: u64, count: u64) -> bool {
         let (start, length) = (self.object & 0xffff_ffff, self.object >> 32);
         first >= start && count <= length && first - start <= length - count
@@ -126,6 +128,7 @@ pub fn give(m: &impl Machine, cell: u64, owner: u64) {
 }
 
 /// Makes stale what carries the cell, and gives the cell, which is for `what` (an object, or 0), to `owner`.
+#[inline(never)]
 pub fn bump(m: &impl Machine, cell: u64, owner: u64, what: u64) {
     let next = m.tables().last_cell_value.fetch_add(1, Relaxed) + 1;
     give(m, cell, owner);
@@ -136,6 +139,7 @@ pub fn bump(m: &impl Machine, cell: u64, owner: u64, what: u64) {
 pub const OBJECT: u64 = 1 << 15;
 
 /// The cell belongs to `caller` and to no object.
+#[inline(never)]
 pub fn check_cell(m: &impl Machine, cell: u64, caller: u64) -> Result<(), Refusal> {
     match cell {
         MAX_CELLS.. => Err(Refusal::BadArgument),
@@ -183,12 +187,14 @@ pub fn find(
 }
 
 /// The slot exists and is empty: its head.
+#[inline(never)]
 pub fn check_empty(m: &impl Machine, environment: &Environment, slot: u64) -> Result<u64, Refusal> {
     let head = entry(m, environment, slot).map_err(|_| Refusal::BadArgument)?[0].load(Relaxed);
     if head & KIND == 0 { Ok(head) } else { Err(Refusal::SlotTaken) }
 }
 
 /// Writes a binding into an empty slot.
+#[inline(never)]
 pub fn write(m: &impl Machine, environment: &Environment, slot: u64, binding: &Binding) -> Result<(), Refusal> {
     let old = check_empty(m, environment, slot)?;
     put(m, environment, slot, old, binding)

@@ -101,13 +101,13 @@ fn lent_to(m: &impl Machine, handle: u64, index: u64) -> Result<VcoreRef, Refusa
 
 /// The environment of the running vcore.
 fn own_environment<M: Machine>(m: &M) -> &Environment {
-    m.environment_of(m.core().running())
+    m.environment_of(m.core().me())
 }
 
 /// Stops the running vcore and tells the supervisor. After a fault that cannot be an upcall, the registers are in the control page's `preempted`.
 #[inline(never)]
 pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
-    let me = m.core().running();
+    let me = m.core().me();
     if reason == stop_reason::HALTED {
         gate::suspend(m, me);
     }
@@ -118,7 +118,7 @@ pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
 
 /// Stops the running vcore because another core asks for it: what follows is [`slice::after_interrupt`]'s matter.
 pub fn stop_running(m: &impl Machine) {
-    let me = m.core().running();
+    let me = m.core().me();
     let environment = m.environment(me.environment());
     if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
         tell_supervisor(m, environment);
@@ -208,7 +208,7 @@ fn below(value: u64, end: u64) -> Result<u64, Refusal> {
 }
 
 fn own_control<M: Machine>(m: &M) -> Control<'_> {
-    vcore::control(m, m.vcore(m.core().running()))
+    vcore::control(m, m.vcore(m.core().me()))
 }
 
 /// A call that always goes on with the caller, at work.
@@ -309,7 +309,7 @@ impl<M: Machine> Request<'_, '_, M> {
                 let uart = m.found().uart.is_some_and(|uart| by.covers(uart.0, 1));
                 Refusal::BadArgument.when(x[1] == 0 || x[1] > 48 || !uart)?;
                 Refusal::Claimed.when(m.tables().uart_owner.load(Acquire) != 0)?;
-                let byte = |index: usize| self.x[2 + index / 8 & 7].to_le_bytes()[index % 8];
+                let byte = |index: usize| self.x[(2 + index / 8) & 7].to_le_bytes()[index % 8];
                 (0..x[1] as usize).for_each(|index| m.write_uart(&[byte(index)]));
                 Ok(())
             }

@@ -282,8 +282,10 @@ fn sweep_table(m: &impl Machine, pfn: Pfn, word: Word, number: u64) -> u64 {
     let of_pool = |slot: &&AtomicU64| {
         leaf(slot).bits() != 0 && m.frames().read(leaf(slot).pfn()).is_some_and(|word| word.pool() == number)
     };
-    let invalid = |slot: &AtomicU64| slot.fetch_and(!Descriptor::VALID.bits(), AcqRel);
-    if m.frames().read(pfn) != Some(word) || table.iter().filter(of_pool).map(invalid).count() == 0 {
+    let invalidate = |slot: &&AtomicU64| {
+        slot.fetch_and(!Descriptor::VALID.bits(), AcqRel);
+    };
+    if m.frames().read(pfn) != Some(word) || table.iter().filter(of_pool).inspect(invalidate).count() == 0 {
         return 0;
     }
     m.publish_descriptors();

@@ -36,12 +36,12 @@ pub struct Environment {
     pub dying: AtomicU64,
     /// It has interrupt lines bound.
     pub has_lines: AtomicU64,
-    /// The core whose slices each vcore may own.
-    pub homes: [AtomicU16; MAX_VCORES as usize],
+    /// The core whose slices each vcore may own, by its place in the frame.
+    pub homes: [AtomicU16; 64],
     /// Drawn when its last vcore stopped ([`crate::remote`]).
     pub ticket: AtomicU64,
     /// Up to 512 bytes.
-    reserved: [AtomicU64; 31],
+    reserved: [AtomicU64; 29],
     /// Its vcores.
     pub vcores: [Vcore; MAX_VCORES as usize],
 }

@@ -79,7 +79,7 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
     core.events.store((word.0 | event) & mask, Relaxed);
     if lender_resumes == Resume::Events {
-        gate::suspend(m, core.running());
+        gate::suspend(m, core.me());
     }
     slice::lend(m, &loan, target, lender_resumes);
     true
@@ -98,13 +98,13 @@ pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool
 /// `notify`: raises one event; the woken vcore may run at once.
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
-    let (target, event) = (VcoreRef::from_word(object), 1 << (object & 63));
+    let (target, event) = (VcoreRef::from_link(object), 1 << (object & 63));
     if wake(m, target, event, Resume::Events) {
         return Outcome::Waited(target);
     }
     raise(m, target, event);
     // An event of one's own may be wanted as an upcall.
-    if target == m.core().running() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
+    if target == m.core().me() { Outcome::ReturnOrUpcall } else { Outcome::Events(0) }
 }
 
 /// `wait`: answers at once if an event of the mask is pending, or the alarm has passed.
@@ -113,7 +113,7 @@ pub fn wait(m: &impl Machine, mask: u64, alarm: u64) -> Outcome {
     if mask & !PENDING != 0 {
         return Outcome::Refused(Refusal::BadArgument);
     }
-    let me = m.core().running();
+    let me = m.core().me();
     let vcore = m.vcore(me);
     let passed = alarm != 0 && m.now() >= alarm;
     let alarm = if passed { 0 } else { alarm };

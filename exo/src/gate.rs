@@ -79,7 +79,7 @@ fn hand_over(m: &impl Machine, to: VcoreRef, sent: Option<&Binding>) -> u64 {
 #[inline(never)]
 pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let flags = x[0] & !0xffff;
     Refusal::BadArgument.when(flags & !(call_flag::DEADLINE | call_flag::SEND | call_flag::ACCEPT) != 0)?;
@@ -126,7 +126,7 @@ fn is_open(word: StateWord) -> Result<(), Refusal> {
 #[inline(never)]
 pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> Result<Outcome, Refusal> {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     let vcore = m.vcore(me);
     let (mask, flags) = (x[0] & PENDING, x[0] & !PENDING);
     Refusal::BadArgument.when(flags & !(reply_flag::ALARM | reply_flag::SEND | reply_flag::ACCEPT) != 0)?;
@@ -160,7 +160,7 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
             m.vcore(VcoreRef::from_word(caller.0)).mask.store(0, Relaxed);
             core.set_link(caller.plain(true));
             (x[0], x[8]) = (0, arrived);
-            Ok(Outcome::Deliver(core.running()))
+            Ok(Outcome::Deliver(core.me()))
         }
         // An event is pending: the vcore is ready and nobody else has won it, unless another core did.
         _ if !opened && vcore.go(m, State::Ready, |word| word.in_state(State::Running)) => {

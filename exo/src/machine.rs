@@ -110,6 +110,10 @@ pub trait Machine {
     }
     /// A vcore in a frame of kind environment.
     fn vcore(&self, vcore: VcoreRef) -> &Vcore;
+    /// The control page of a vcore that was created.
+    fn control_page(&self, vcore: &Vcore) -> &Words {
+        self.words(vcore.control_frame())
+    }
     /// The core this runs on.
     fn core(&self) -> &Core;
     /// A core by its id.

@@ -20,6 +20,7 @@ use exo_abi::{MAP_PAGES_PER_CALL, MAX_CHAIN_CALLS, MIN_SLICE_US, Pfn, Refusal, S
 pub const IDLE: u64 = SLICES_PER_CORE;
 
 /// The kernel's side of a position of the slice vector.
+#[repr(align(32))]
 pub struct Slot {
     /// The vcore; 0: free; [`CHANGING`].
     pub owner: AtomicU64,
@@ -103,6 +104,11 @@ impl Core {
     /// The vcore that runs.
     pub fn running(&self) -> VcoreRef {
         VcoreRef::from_word(self.link.load(Relaxed))
+    }
+    /// The same where it is certain that one runs.
+    #[inline(always)]
+    pub fn me(&self) -> VcoreRef {
+        VcoreRef::from_link(self.link.load(Relaxed))
     }
     /// The same, in its chain.
     pub fn link(&self) -> Link {
@@ -471,7 +477,7 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
     charge(core, loan.words, now);
     core.loan.store(loan.position, Relaxed);
     core.loan_end.store(now + loan.left, Relaxed);
-    let lender = core.running();
+    let lender = core.me();
     if lender_resumes == Resume::Full {
         call::keep_fp(m);
     }
@@ -547,7 +553,7 @@ pub fn timer_fired(m: &impl Machine) {
 /// Gives the rest of the slice to `target`'s chain; the caller goes on when the core comes back to its slice.
 pub fn yield_to(m: &impl Machine, target: VcoreRef) -> Outcome {
     let core = m.core();
-    let me = core.running();
+    let me = core.me();
     // Who runs is not ready: that includes the caller.
     let Some(vcore) = claim_chain(m, target) else { return Outcome::Refused(Refusal::Busy) };
     gate::suspend(m, me);

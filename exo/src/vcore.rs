@@ -15,7 +15,7 @@ use crate::{event, frame, gate, remote};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo_abi::calls::stop_reason;
 use exo_abi::control_page::Frame;
-use exo_abi::{EVENTS, MAX_VCORES, Pfn, Refusal};
+use exo_abi::{EVENTS, Pfn, Refusal};
 
 /// Names a vcore: its kernel address. The first vcore of an environment lies 512 bytes into its frame.
 ///
@@ -34,7 +34,11 @@ impl VcoreRef {
     }
     /// The reference in a word that holds more.
     pub const fn from_word(word: u64) -> VcoreRef {
-        if word == 0 { VcoreRef::NONE } else { VcoreRef((word | !0 << LINK_SHIFT) & !63) }
+        if word == 0 { VcoreRef::NONE } else { VcoreRef::from_link(word) }
+    }
+    /// The same for a word that is not 0.
+    pub const fn from_link(word: u64) -> VcoreRef {
+        VcoreRef((word | !0 << LINK_SHIFT) & !63)
     }
     /// The frame of its environment, modulo the span of the linear map: for [`Machine::environment`].
     pub const fn environment(self) -> Pfn {
@@ -44,9 +48,13 @@ impl VcoreRef {
     pub const fn is_of(self, environment: Pfn) -> bool {
         self.0 & !0xfff == linear(environment)
     }
+    /// Its place in the environment's frame.
+    const fn place(self) -> usize {
+        (self.0 >> 6 & 63) as usize
+    }
     /// Its index in the environment.
     pub const fn index(self) -> u64 {
-        (self.0 >> 6 & 63) - 8
+        self.place() as u64 - 8
     }
     /// Not [`VcoreRef::NONE`].
     pub const fn exists(self) -> bool {
@@ -290,7 +298,7 @@ impl<'a> Control<'a> {
 
 /// The core whose slices a vcore may own.
 pub fn home(m: &impl Machine, vcore: VcoreRef) -> u64 {
-    m.environment_of(vcore).homes[vcore.index() as usize % MAX_VCORES as usize].load(Relaxed).into()
+    m.environment_of(vcore).homes[vcore.place()].load(Relaxed).into()
 }
 
 /// Words of a [`Frame`].
@@ -298,7 +306,7 @@ pub const FRAME_WORDS: usize = size_of::<Frame>() / 8;
 
 /// The control page of a vcore.
 pub fn control<'m>(m: &'m impl Machine, vcore: &Vcore) -> Control<'m> {
-    Control(m.words(vcore.control_frame()))
+    Control(m.control_page(vcore))
 }
 
 /// A vcore of an environment that was created.
@@ -343,7 +351,7 @@ pub fn create(
     let pool = environment.pool();
     frame::turn_into(m, page, frame::Word::new(pool, frame::Kind::Control, 0))?;
     vcore.control.store(linear(page), Relaxed);
-    environment.homes[index as usize % MAX_VCORES as usize].store(home as u16, Relaxed);
+    environment.homes[VcoreRef::new(page, index).place()].store(home as u16, Relaxed);
     vcore.control_address.store(address, Relaxed);
     vcore.mask.store(stop_reason::NEW, Relaxed);
     set_start(m, vcore, start);

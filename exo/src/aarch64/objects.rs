@@ -6,7 +6,7 @@ use super::{cores, gic, power, uart};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use exo::environment::Environment;
 use exo::machine::{Found, Line, Machine, Power, Tables, Words};
 use exo::slice::Core;
@@ -114,6 +114,11 @@ impl Machine for Arm {
     fn vcore(&self, vcore: VcoreRef) -> &Vcore {
         // SAFETY: as for `environment`: the reference is the address of a vcore in one.
         unsafe { &*(vcore.0 as *const Vcore) }
+    }
+    #[inline(always)]
+    fn control_page(&self, vcore: &Vcore) -> &Words {
+        // SAFETY: the address of a frame of kind control, by the linear map.
+        unsafe { &*(vcore.control.load(Relaxed) as *const Words) }
     }
     #[inline(always)]
     fn core(&self) -> &Core {

@@ -327,7 +327,7 @@ yield_to:
     and     x12, x10, #~0xfff
     ubfx    x13, x10, #6, #6
     add     x12, x12, x13, lsl #1
-    ldrh    w12, [x12, #({ENVIRONMENT_HOMES} - 16)]
+    ldrh    w12, [x12, #{ENVIRONMENT_HOMES}]
     ldr     x13, [sp, #{CORE_ID}]
     cmp     x13, x12
     b.ne    other_yield                 // it lives elsewhere
