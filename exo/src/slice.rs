@@ -456,7 +456,7 @@ pub fn loan_for<M: Machine>(m: &M, woken: VcoreRef) -> Option<Loan<'_>> {
     let (core, vcore) = (m.core(), m.vcore(woken));
     let position = core.position();
     if position >= 63
-        || !core.running().exists()
+        || core.link.load(Relaxed) == 0
         || core.loan.load(Relaxed) != IDLE
         || vcore::home(m, woken) != core.id()
     {
@@ -493,14 +493,16 @@ pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: 
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
 pub fn after_interrupt(m: &impl Machine) -> Outcome {
     let core = m.core();
-    let (running, won) = (core.running(), core.won.load(Relaxed));
-    core.won.store(0, Relaxed);
-    // Unless another core had it stopped before it went on.
-    if won != 0 && m.vcore(running).word().is(State::Running) {
-        // Should its loan have passed already, the timer interrupts at once.
-        arm(m);
-        return Outcome::Waited(running);
+    // Who stops it meanwhile forgets that it was won.
+    if core.won.load(Relaxed) != 0 {
+        core.won.store(0, Relaxed);
+        // Should its loan have passed already, the timer interrupts at once: unless it fired on the way, or an earlier alarm came.
+        if core.timer.load(Relaxed) > core.alarm.load(Relaxed).min(core.loan_end.load(Relaxed)) {
+            arm(m);
+        }
+        return Outcome::Waited(core.me());
     }
+    let running = core.running();
     if !running.exists() {
         return schedule(m);
     }

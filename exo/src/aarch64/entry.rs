@@ -185,7 +185,10 @@ extern "C" fn on_late_event(reference: u64) {
 
 extern "C" fn on_interrupt() -> Leave {
     serve_interrupts();
-    finish(slice::after_interrupt(&Arm))
+    match slice::after_interrupt(&Arm) {
+        Outcome::Waited(next) => waited(next),
+        outcome => finish(outcome),
+    }
 }
 
 /// Exceptions that are no upcall; everything is saved.
