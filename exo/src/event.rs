@@ -40,7 +40,7 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
             && let ready = core.ready.fetch_or(slots, AcqRel)
             && ready & slots != slots
         {
-            slice::kick_ready(m, core, ready);
+            slice::kick(m, core, ready);
         }
         reference = vcore.serves();
         if !reference.exists() {
@@ -73,16 +73,16 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     if !ends(vcore.word()) {
         return false;
     }
-    let Some(loan) = slice::loan_for(m, target) else { return false };
     // Won at once: nobody needs to know that it was ready, nor that these events were pending.
     let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
-    let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
-    core.events.store((word.0 | event) & mask, Relaxed);
-    if lender_resumes == Resume::Events {
-        gate::suspend(m, core.me());
-    }
-    slice::lend(m, &loan, target, lender_resumes);
-    true
+    slice::lend(m, target, lender_resumes, || {
+        let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
+        core.events.store((word.0 | event) & mask, Relaxed);
+        if lender_resumes == Resume::Events {
+            gate::suspend(m, core.me());
+        }
+        true
+    })
 }
 
 /// The same for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
