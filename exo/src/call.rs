@@ -207,7 +207,8 @@ fn below(value: u64, end: u64) -> Result<u64, Refusal> {
     if value < end { Ok(value) } else { Err(Refusal::BadArgument) }
 }
 
-fn own_control<M: Machine>(m: &M) -> Control<'_> {
+/// The control page of the running vcore.
+pub fn own_control<M: Machine>(m: &M) -> Control<'_> {
     vcore::control(m, m.vcore(m.core().me()))
 }
 

@@ -64,31 +64,10 @@ pub fn go_on(m: &impl Machine, reference: VcoreRef, resume: Resume) {
     }
 }
 
-/// Lets a vcore that waits for an event (0: the alarm of a `wait`) run at once, at the cost of a later slice of its own; who runs now resumes so. False: nothing has changed.
-#[inline(always)]
-pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
-    let (core, vcore) = (m.core(), m.vcore(target));
-    let mask = vcore.mask.load(Relaxed) & PENDING;
-    let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
-    if !ends(vcore.word()) {
-        return false;
-    }
-    // Won at once: nobody needs to know that it was ready, nor that these events were pending.
-    let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
-    slice::lend(m, target, lender_resumes, || {
-        let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
-        core.events.store((word.0 | event) & mask, Relaxed);
-        if lender_resumes == Resume::Events {
-            gate::suspend(m, core.me());
-        }
-        true
-    })
-}
-
-/// The same for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
+/// [`slice::wake`] for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
 #[inline(never)]
 pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool {
-    let woken = wake(m, target, event, Resume::Full);
+    let woken = slice::wake(m, target, event, Resume::Full);
     if woken {
         m.core().won.store(target.0, Relaxed);
     }
@@ -99,7 +78,7 @@ pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
     let (target, event) = (VcoreRef::from_link(object), 1 << (object & 63));
-    if wake(m, target, event, Resume::Events) {
+    if slice::wake(m, target, event, Resume::Events) {
         return Outcome::Waited(target);
     }
     raise(m, target, event);

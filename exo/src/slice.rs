@@ -9,7 +9,7 @@ use crate::binding::Binding;
 use crate::call::{self, Outcome};
 use crate::machine::{Machine, Words};
 use crate::remote::Requests;
-use crate::vcore::{self, Link, Resume, State, Vcore, VcoreRef};
+use crate::vcore::{self, Link, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
 use crate::{binding, event, gate};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -435,13 +435,18 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
     Outcome::Enter(vcore)
 }
 
-/// The running vcore gives up the core, to go on so, and `woken` runs at the cost of its own next slice in this round. False, and nothing has changed, if the rules
-/// of borrowing forbid it, or `win`, which wins `woken`, does not.
+/// Lets a vcore that waits for an event (0: the alarm of a `wait`) run at once, at the cost of its own next slice in this round; who runs now resumes so.
+/// False: nothing has changed, for it does not wait for that, or the rules of borrowing forbid it.
 #[inline(always)]
-pub fn lend(m: &impl Machine, woken: VcoreRef, lender_resumes: Resume, win: impl FnOnce() -> bool) -> bool {
-    let (core, vcore) = (m.core(), m.vcore(woken));
+pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
+    let (core, vcore) = (m.core(), m.vcore(target));
+    let mask = vcore.mask.load(Relaxed) & PENDING;
+    let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
+    if !ends(vcore.word()) {
+        return false;
+    }
     let position = core.position();
-    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore::home(m, woken) != core.id() {
+    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore::home(m, target) != core.id() {
         return false;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
@@ -453,18 +458,22 @@ pub fn lend(m: &impl Machine, woken: VcoreRef, lender_resumes: Resume, win: impl
     let exact = exposed(words, position, OWNER).load(Relaxed) | exposed(words, loan, OWNER).load(Relaxed);
     let left = left(core, words, loan);
     let allowed = exact & SLICE_EXACT == 0 && left >= core.shortest.load(Relaxed);
-    if !allowed || live_owner(m, core, loan) != Some(woken) || !win() {
+    if !allowed || live_owner(m, core, loan) != Some(target) {
         return false;
     }
-    let now = m.now();
+    // Won at once: nobody needs to know that it was ready, nor that these events were pending.
+    let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
+    let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
+    core.events.store((word.0 | event) & mask, Relaxed);
+    let (lender, now) = (core.me(), m.now());
+    match lender_resumes {
+        Resume::Full => call::keep_fp(m),
+        _ => gate::suspend(m, lender),
+    }
     charge(core, words, now);
     core.loan.store(loan, Relaxed);
     core.loan_end.store(now + left, Relaxed);
-    let lender = core.me();
-    if lender_resumes == Resume::Full {
-        call::keep_fp(m);
-    }
-    core.begin_run(m, woken);
+    core.begin_run(m, target);
     event::go_on(m, lender, lender_resumes);
     set_timer(m, core, core.alarm.load(Relaxed).min(now + left));
     true
