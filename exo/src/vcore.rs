@@ -65,7 +65,7 @@ impl VcoreRef {
 /// Where the top byte of an address begins.
 const LINK_SHIFT: u32 = 56;
 
-/// A vcore in its chain: what [`crate::slice::Core::vcore`] and [`Vcore::caller`] hold. In the top byte: calls above it (2:0),
+/// A vcore in its chain: what [`crate::slice::Core::link`] and [`Vcore::caller`] hold. In the top byte: calls above it (2:0),
 /// [`Link::DEEP`], [`Link::OWN`], [`Link::PLAIN`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Link(pub u64);
