@@ -223,37 +223,26 @@ pub fn restrict(m: &impl Machine, environment: &Environment, handle: u64, rights
     put(m, environment, handle, old.head, &Binding { head, ..old }).map_err(|_| Refusal::BadHandle)
 }
 
-/// What becomes of a copied binding.
-#[derive(Default)]
-pub struct Copy {
-    /// The rights it keeps.
-    pub rights: u64,
-    /// A cell of its own; 0: the same.
-    pub cell: u64,
-    /// A narrower range.
-    pub first: u64,
-    /// How long; 0: all of it.
-    pub count: u64,
-}
-
-/// The copy of live binding `source` that its holder may pass on: never more than the source.
-pub fn derive(m: &impl Machine, caller: u64, source: &Binding, copy: &Copy) -> Result<Binding, Refusal> {
+/// The copy of live binding `source` that its holder may pass on, never more than the source: the rights it keeps, a cell of its own (0: the same),
+/// and a narrower range's first and count (0: all of it).
+pub fn derive(m: &impl Machine, caller: u64, source: &Binding, copy: [u64; 4]) -> Result<Binding, Refusal> {
+    let [rights, cell, first, count] = copy;
     source.check(m, Rights::GRANT)?;
-    Refusal::BadArgument.when(copy.rights == 0 || copy.rights > 0xff)?;
-    let rights = Rights::from_bits_retain(copy.rights as u8);
-    Refusal::NoRight.when(!source.permits(rights))?;
-    let mut derived = source.with(rights);
+    Refusal::BadArgument.when(rights == 0 || rights > 0xff)?;
+    let kept = Rights::from_bits_retain(rights as u8);
+    Refusal::NoRight.when(!source.permits(kept))?;
+    let mut derived = source.with(kept);
     derived.head &= !FLAG_ROOT;
-    if copy.count != 0 || copy.first != 0 {
+    if count != 0 || first != 0 {
         let ranged = [BindingKind::Core, BindingKind::Irq, BindingKind::Device].iter().any(|kind| source.is(*kind));
-        Refusal::BadArgument.when(!ranged || copy.count == 0 || !source.covers(copy.first, copy.count))?;
-        derived.object = range(copy.first, copy.count);
+        Refusal::BadArgument.when(!ranged || count == 0 || !source.covers(first, count))?;
+        derived.object = range(first, count);
     }
-    if copy.cell != 0 {
+    if cell != 0 {
         Refusal::NotRoot.when(!source.root() || source.is(BindingKind::Gate) || source.is(BindingKind::Event))?;
-        check_cell(m, copy.cell, caller)?;
-        derived.head = derived.head & !(0xffff << 32) | copy.cell << 32;
-        derived.expected = value(m, copy.cell);
+        check_cell(m, cell, caller)?;
+        derived.head = derived.head & !(0xffff << 32) | cell << 32;
+        derived.expected = value(m, cell);
     }
     Ok(derived)
 }

@@ -1,10 +1,10 @@
 //! The dispatcher: each call decodes and checks everything, then acts; after the first change nothing refuses.
 
-use crate::binding::{self, Binding, Copy};
+use crate::binding::{self, Binding};
 use crate::environment::{self, Environment, Parts};
 use crate::frame::{self, Kind, Word};
 use crate::machine::{Machine, Power, Trigger};
-use crate::vcore::{self, Control, FRAME_WORDS, Link, Start, State, Vcore, VcoreRef};
+use crate::vcore::{self, Control, FRAME_WORDS, Link, State, Vcore, VcoreRef};
 use crate::word;
 use crate::{address_space, audit, destroy, event, gate, interrupt, pool, slice};
 use core::sync::atomic::{Ordering::*, fence};
@@ -213,7 +213,8 @@ fn below(value: u64, end: u64) -> Result<u64, Refusal> {
     if value < end { Ok(value) } else { Err(Refusal::BadArgument) }
 }
 
-fn own_control<M: Machine>(m: &M) -> Control<'_> {
+/// The control page of the running vcore.
+pub fn own_control<M: Machine>(m: &M) -> Control<'_> {
     vcore::control(m, m.vcore(m.core().me()))
 }
 
@@ -294,9 +295,8 @@ impl<M: Machine> Request<'_, '_, M> {
             Call::VcoreCreate => {
                 let misplaced = x[3] % PAGE_BYTES != 0 || x[3] >= exo_abi::page::MAPPABLE_END;
                 Refusal::BadArgument.when(misplaced || m.core_at(x[7]).is_none())?;
-                let start = Start { pc: x[4], sp: x[5], argument: x[6] };
                 let _guard = target.locked();
-                vcore::create(m, target, x[1], Pfn(x[2]), x[3], x[7], &start)
+                vcore::create(m, target, x[1], Pfn(x[2]), x[3], x[7], [x[4], x[5], x[6]])
             }
             Call::VcoreStart | Call::VcoreStop | Call::VcoreReport | Call::GateBind | Call::EventBind => {
                 self.vcore(call, target, vcore::of(target, x[1])?)
@@ -371,10 +371,7 @@ impl<M: Machine> Request<'_, '_, M> {
     fn vcore(&mut self, call: Call, target: &Environment, of: (VcoreRef, &Vcore)) -> Result<(), Refusal> {
         let (m, x, (reference, vcore)) = (self.m, self.x, of);
         match call {
-            Call::VcoreStart => {
-                let anew = Start { pc: x[2], sp: x[3], argument: x[4] };
-                vcore::start(m, reference, vcore, (x[2] != 0).then_some(&anew))
-            }
+            Call::VcoreStart => vcore::start(m, reference, vcore, (x[2] != 0).then_some([x[2], x[3], x[4]])),
             Call::VcoreStop => {
                 Refusal::WrongState.when(reference == m.core().running())?;
                 vcore::stop(m, reference, vcore, stop_reason::STOPPED, 0)?;
@@ -414,23 +411,20 @@ impl<M: Machine> Request<'_, '_, M> {
         if call == Call::SliceRelease {
             return slice::release(m, core, position);
         }
-        let target = env(m, x[3], Rights::ENV_RUN)?;
-        let (owner, _) = vcore::of(target, x[4])?;
+        let (owner, _) = vcore::of(env(m, x[3], Rights::ENV_RUN)?, x[4])?;
         let microseconds = if x[5] == 0 { DEFAULT_SLICE_US } else { x[5] };
         let exact = if below(x[6], slice_flag::EXACT + 1)? == 0 { 0 } else { exo_abi::exposed::SLICE_EXACT };
         Refusal::BadArgument.when(!(MIN_SLICE_US..=MAX_SLICE_US).contains(&microseconds))?;
         Refusal::WrongState.when(vcore::home(m, owner) != core.id())?;
         let length = m.ticks(microseconds);
-        let claim = slice::Claim { owner, environment: target.number(), by, length, exact };
-        slice::claim(m, core, position, &claim)
+        slice::claim(m, core, position, &slice::Claim { owner, by, length, exact })
     }
 
     fn grant(&self) -> Result<(), Refusal> {
         let (m, x) = (self.m, self.x);
         let source = binding::read(m, self.environment, x[0])?;
         let target = env(m, x[1], Rights::ENV_MAP)?;
-        let copy = Copy { rights: x[3], cell: x[4], first: x[5], count: x[6] };
-        let derived = binding::derive(m, self.environment.number(), &source, &copy)?;
+        let derived = binding::derive(m, self.environment.number(), &source, [x[3], x[4], x[5], x[6]])?;
         binding::write(m, target, x[2], &derived)
     }
 }

@@ -193,14 +193,11 @@ pub fn begin_pool(m: &impl Machine, number: u64) {
     pool::pass_children_on(m, number);
 }
 
-/// Scans of a dying pool, in the low bits of its progress; above, the next unit of frames.
-mod scan {
-    // 0: its own tables go.
-    /// What nobody maps becomes free.
-    pub const FREE: u64 = 1;
-    /// Others' mappings of its frames go, wherever they are.
-    pub const SWEEP: u64 = 2;
-}
+// Scans of a dying pool, in the low bits of its progress; above, the next unit of frames. In scan 0 its own tables go.
+/// What nobody maps becomes free.
+const FREE: u64 = 1;
+/// Others' mappings of its frames go, wherever they are.
+const SWEEP: u64 = 2;
 
 /// One step of the destruction of a pool's frames: `Ok` when none carries its number any more, but for `rest` that are the caller's matter.
 pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refusal> {
@@ -210,7 +207,7 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
         return Refusal::Again.when(!pool.is_left(m));
     }
     let (scan, unit) = (progress & 3, progress >> 2);
-    let sweeps = scan == scan::SWEEP;
+    let sweeps = scan == SWEEP;
     let (first, end) = if sweeps { (0, u64::MAX) } else { pool.span() };
     let end = end.min(frames.words.len() as u64);
     let (mut at, mut freed) = (first.max(unit * UNIT), 0);
@@ -226,7 +223,7 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
             continue;
         }
         freed += match scan {
-            scan::FREE => free_frame(m, pfn, word),
+            FREE => free_frame(m, pfn, word),
             _ if !word.is_table(3) => 0,
             _ if word.pool() == number => free_table(m, pfn, number),
             _ => sweep_table(m, pfn, word, number),
@@ -235,13 +232,13 @@ pub fn free_frames(m: &impl Machine, number: u64, rest: u64) -> Result<(), Refus
     pool.set_progress(match scan {
         // What is looked at twice is not the pool's any more.
         _ if at < end => scan | (at / UNIT) << 2,
-        scan::FREE if pool.account().0 <= rest => return Refusal::Again.when(!pool.is_left(m)),
-        scan::FREE => {
+        FREE if pool.account().0 <= rest => return Refusal::Again.when(!pool.is_left(m)),
+        FREE => {
             // A child that was being made when this pool began to end.
             pool::pass_children_on(m, number);
-            scan::SWEEP
+            SWEEP
         }
-        _ => scan::FREE,
+        _ => FREE,
     });
     Err(Refusal::Again)
 }

@@ -42,7 +42,7 @@ pub fn make_runnable(m: &impl Machine, mut reference: VcoreRef) {
             && let ready = core.ready.fetch_or(slots, AcqRel)
             && ready & slots != slots
         {
-            slice::kick_ready(m, core, ready);
+            slice::kick(m, core, ready);
         }
         reference = vcore.serves();
         if !reference.exists() {
@@ -66,31 +66,10 @@ pub fn go_on(m: &impl Machine, reference: VcoreRef, resume: Resume) {
     }
 }
 
-/// Lets a vcore that waits for an event (0: the alarm of a `wait`) run at once, at the cost of a later slice of its own; who runs now resumes so. False: nothing has changed.
-#[inline(always)]
-pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
-    let (core, vcore) = (m.core(), m.vcore(target));
-    let mask = vcore.mask.load(Relaxed) & PENDING;
-    let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
-    if !ends(vcore.word()) {
-        return false;
-    }
-    let Some(loan) = slice::loan_for(m, target) else { return false };
-    // Won at once: nobody needs to know that it was ready, nor that these events were pending.
-    let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
-    let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
-    core.events.store((word.0 | event) & mask, Relaxed);
-    if lender_resumes == Resume::Events {
-        gate::suspend(m, core.me());
-    }
-    slice::lend(m, &loan, target, lender_resumes);
-    true
-}
-
-/// The same for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
+/// [`slice::wake`] for an interrupt, of which the running vcore is saved in full: who was won goes on when it ends.
 #[inline(never)]
 pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool {
-    let woken = wake(m, target, event, Resume::Full);
+    let woken = slice::wake(m, target, event, Resume::Full);
     if woken {
         m.core().won.store(target.0, Relaxed);
     }
@@ -101,7 +80,7 @@ pub fn wake_by_interrupt(m: &impl Machine, target: VcoreRef, event: u64) -> bool
 #[inline(always)]
 pub fn notify(m: &impl Machine, object: u64) -> Outcome {
     let (target, event) = (VcoreRef::from_link(object), 1 << (object & 63));
-    if wake(m, target, event, Resume::Events) {
+    if slice::wake(m, target, event, Resume::Events) {
         return Outcome::Waited(target);
     }
     raise(m, target, event);

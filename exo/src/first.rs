@@ -6,7 +6,7 @@ use crate::fault::{self, Fault};
 use crate::frame::{self, Kind, Word};
 use crate::machine::Machine;
 
-use crate::vcore::{self, Start, VcoreRef};
+use crate::vcore::{self, VcoreRef};
 use crate::{interrupt, page_table, pool, slice};
 use core::sync::atomic::Ordering::*;
 use exo_abi::binding::{BindingKind, Rights, first};
@@ -84,8 +84,8 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
             map(m, root, run.va + page * PAGE_BYTES, pfn, prot.ok_or(Fault::RUNS)?)?;
         }
     }
-    let start = Start { pc: boot.init_entry, sp: boot.init_stack, argument: info.0 };
-    vcore::create(m, environment, 0, control, boot.init_control, 0, &start).or(Err(Fault::MEMORY))?;
+    let start = [boot.init_entry, boot.init_stack, info.0];
+    vcore::create(m, environment, 0, control, boot.init_control, 0, start).or(Err(Fault::MEMORY))?;
     // The control page stands in a table that a run needs anyway.
     page_table::table_for(m, root, boot.init_control, 3).ok_or(Fault::RUNS)?;
     map(m, root, boot.init_control, control, Prot::READ | Prot::WRITE | Prot::DIRTY)?;
@@ -109,7 +109,7 @@ pub fn build(m: &impl Machine, boot: &BootHeader, archive: Pfn, free: u64, info:
 
     let owner = VcoreRef::new(frame, 0);
     let by = &Binding::new(m, BindingKind::Core, Rights::EVERYTHING, MACHINE_CELL, 0);
-    let claim = slice::Claim { owner, environment: NUMBER, by, length: m.ticks(DEFAULT_SLICE_US), exact: 0 };
+    let claim = slice::Claim { owner, by, length: m.ticks(DEFAULT_SLICE_US), exact: 0 };
     slice::claim(m, m.core(), 0, &claim).or(Err(Fault::MEMORY))?;
     vcore::start(m, owner, &environment.vcores[0], None).or(Err(Fault::MEMORY))
 }

@@ -4,7 +4,7 @@
 //! atomic: the reply, the deadline or a death, whichever comes first, decides how the caller goes on. (No gate opens before its `reply_wait`,
 //! so a late reply finds nothing, and never the next call.)
 
-use crate::binding::{self, Binding, Copy};
+use crate::binding::{self, Binding};
 use crate::call::Outcome;
 use crate::environment::Environment;
 use crate::machine::Machine;
@@ -25,21 +25,10 @@ pub fn suspend(m: &impl Machine, me: VcoreRef) {
     vcore.mask.store(0, Relaxed);
 }
 
-/// Goes up a chain until `found`: what it was found for, or the first vcore.
-fn up(m: &impl Machine, mut at: VcoreRef, found: impl Fn(VcoreRef) -> bool) -> VcoreRef {
-    for _ in 0..=MAX_CHAIN_CALLS {
-        let caller = m.vcore(at).serves();
-        if found(at) || !caller.exists() {
-            break;
-        }
-        at = caller;
-    }
-    at
-}
-
 /// `owner` is above `end` in its chain, or is it.
 pub fn leads_back(m: &impl Machine, end: VcoreRef, owner: VcoreRef) -> bool {
-    end == owner || up(m, end, |at| at == owner) == owner
+    let caller = |at: &VcoreRef| Some(m.vcore(*at).serves()).filter(|caller| caller.exists());
+    core::iter::successors(Some(end), caller).take(MAX_CHAIN_CALLS as usize + 2).any(|at| at == owner)
 }
 
 /// A binding that travels to `to`: checked and copied before anything is claimed.
@@ -55,7 +44,7 @@ fn sent(
     }
     Refusal::BadArgument.when(word >> 24 != 0)?;
     let source = binding::read(m, environment, word & 0xffff)?;
-    let copy = binding::derive(m, environment.number(), &source, &Copy { rights: word >> 16, ..Copy::default() })?;
+    let copy = binding::derive(m, environment.number(), &source, [word >> 16, 0, 0, 0])?;
     if to.exists() {
         let slot = m.vcore(to).accepts().ok_or(Refusal::SlotTaken)?;
         binding::check_empty(m, m.environment_of(to), slot)?;
@@ -151,7 +140,8 @@ pub fn reply_wait(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]
         arrived
     });
     let ends = |word: StateWord| word.pending() & mask != 0;
-    let old = vcore.update(m, |word| Some(if ends(word) { word.ready(Resume::Events) } else { word.open() }));
+    let old =
+        vcore.update(m, |word| Some(if ends(word) { word.ready(Resume::Events) } else { StateWord(word.pending()) }));
     let opened = !old.is_some_and(ends);
     match (arrived, caller) {
         (Some(arrived), Some(caller)) if direct => {

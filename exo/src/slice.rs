@@ -9,7 +9,7 @@ use crate::binding::Binding;
 use crate::call::{self, Outcome};
 use crate::machine::{Machine, Words};
 use crate::remote::Requests;
-use crate::vcore::{self, Link, Resume, State, Vcore, VcoreRef};
+use crate::vcore::{self, Link, PENDING, Resume, State, StateWord, Vcore, VcoreRef};
 use crate::{binding, event, gate};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -135,6 +135,17 @@ impl Core {
     fn contended(&self, position: u64) -> bool {
         self.ready.load(Relaxed) & !(1u64 << (position & 63)) | self.lent.load(Relaxed) != 0
     }
+    /// When who runs must end: with its loan, or with its slice when somebody else could run.
+    #[inline(always)]
+    fn end(&self) -> u64 {
+        if self.loan.load(Relaxed) != IDLE {
+            self.loan_end.load(Relaxed)
+        } else if self.position() != IDLE && self.contended(self.position()) {
+            self.slice_end.load(Relaxed)
+        } else {
+            u64::MAX
+        }
+    }
     /// Ticks that a position used before its turn in this round.
     fn spent(&self, position: u64) -> u64 {
         let spent = self.slot(position).spent.load(Relaxed);
@@ -154,9 +165,6 @@ fn vector<'m>(m: &'m impl Machine, core: &Core) -> &'m Words {
 const OWNER: usize = offset_of!(Slice, owner) / 8;
 const LENGTH: usize = offset_of!(Slice, length) / 8;
 const USED: usize = offset_of!(Slice, used) / 8;
-const STARTS: usize = offset_of!(Slice, starts) / 8;
-const IDLE_TICKS: usize = offset_of!(SliceVector, idle) / 8;
-const ROUNDS: usize = offset_of!(SliceVector, rounds) / 8;
 const POSITION: usize = offset_of!(SliceVector, position) / 8;
 
 /// A word of a position in the exposed vector.
@@ -173,8 +181,6 @@ fn add(word: &AtomicU64, value: u64) {
 pub struct Claim<'a> {
     /// The vcore.
     pub owner: VcoreRef,
-    /// Its environment's number.
-    pub environment: u64,
     /// The Core binding.
     pub by: &'a Binding,
     /// Ticks a round.
@@ -192,7 +198,7 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
     slot.stamp.store(binding::stamp(claim.by), Relaxed);
     slot.spent.store(0, Relaxed);
     let words = vector(m, core);
-    let owner = SLICE_CLAIMED | claim.exact | claim.environment << 8 | claim.owner.index();
+    let owner = SLICE_CLAIMED | claim.exact | m.environment_of(claim.owner).number() << 8 | claim.owner.index();
     exposed(words, position, LENGTH).store(claim.length, Relaxed);
     exposed(words, position, OWNER).store(owner, Release);
     slot.owner.store(claim.owner.0, Release);
@@ -205,7 +211,7 @@ pub fn claim(m: &impl Machine, core: &Core, position: u64, claim: &Claim<'_>) ->
         core.alarm.fetch_min(alarm, Relaxed);
     }
     core.shortest.store(m.ticks(MIN_SLICE_US), Relaxed);
-    kick(m, core);
+    kick(m, core, 0);
     Ok(())
 }
 
@@ -224,23 +230,17 @@ pub fn release(m: &impl Machine, core: &Core, position: u64) -> Result<(), Refus
         core.reschedule.store(1, Relaxed);
         core.slice_end.store(0, Relaxed);
     }
-    kick(m, core);
+    kick(m, core, 0);
     Ok(())
 }
 
-/// A core's ready positions changed: its timer may have to stand elsewhere, or it sleeps.
-pub fn kick(m: &impl Machine, core: &Core) {
+/// A core's positions changed: its timer may have to stand elsewhere, or it sleeps. Positions besides those in `ready` became so (0: another change):
+/// a core with two of those looks again by itself, for what it runs is one at most, so its timer stands at the end of a slice.
+pub fn kick(m: &impl Machine, core: &Core, ready: u64) {
     if core.id() == m.core().id() {
         arm(m);
-    } else {
+    } else if ready & ready.wrapping_sub(1) == 0 {
         m.interrupt_core(core.id());
-    }
-}
-
-/// The same for positions that became ready besides those in `ready`. A core with two of those looks again by itself: what it runs is one at most, so its timer stands at the end of a slice.
-pub fn kick_ready(m: &impl Machine, core: &Core, ready: u64) {
-    if core.id() == m.core().id() || ready & ready.wrapping_sub(1) == 0 {
-        kick(m, core);
     }
 }
 
@@ -251,15 +251,7 @@ pub fn arm(m: &impl Machine) {
 
 #[inline(always)]
 fn arm_core(m: &impl Machine, core: &Core) {
-    let (position, alarm) = (core.position(), core.alarm.load(Relaxed));
-    let end = if core.loan.load(Relaxed) != IDLE {
-        core.loan_end.load(Relaxed)
-    } else if position != IDLE && core.contended(position) {
-        core.slice_end.load(Relaxed)
-    } else {
-        u64::MAX
-    };
-    set_timer(m, core, alarm.min(end));
+    set_timer(m, core, core.alarm.load(Relaxed).min(core.end()));
 }
 
 /// Sets the timer, unless it stands there already; at once when who runs must not simply go on.
@@ -353,7 +345,7 @@ fn charge(core: &Core, words: &Words, now: u64) {
     } else if position != IDLE {
         exposed(words, position, USED)
     } else {
-        &words[IDLE_TICKS]
+        &words[offset_of!(SliceVector, idle) / 8]
     };
     add(payer, elapsed);
 }
@@ -387,7 +379,7 @@ fn next_slice(m: &impl Machine, core: &Core, words: &Words, now: u64) -> Outcome
         let Some(next) = next_ready(core.ready.load(Acquire), position) else { break };
         if position == IDLE || next <= position {
             add(&core.round, 1);
-            add(&words[ROUNDS], 1);
+            add(&words[offset_of!(SliceVector, rounds) / 8], 1);
         }
         core.position.store(next, Relaxed);
         let left = left(core, words, next);
@@ -396,7 +388,7 @@ fn next_slice(m: &impl Machine, core: &Core, words: &Words, now: u64) -> Outcome
         }
         if let Some(vcore) = claim_position(m, core, next) {
             words[POSITION].store(next, Relaxed);
-            add(exposed(words, next, STARTS), 1);
+            add(exposed(words, next, offset_of!(Slice, starts) / 8), 1);
             core.slice_end.store(now + left, Relaxed);
             event::slice_began(m, m.vcore(vcore));
             return run(m, core, vcore);
@@ -443,51 +435,52 @@ fn run(m: &impl Machine, core: &Core, vcore: VcoreRef) -> Outcome {
     Outcome::Enter(vcore)
 }
 
-/// A position that pays for running before its turn, and the ticks left of it.
-pub struct Loan<'m> {
-    position: u64,
-    left: u64,
-    words: &'m Words,
-}
-
-/// The position with which `woken` could pay for running now: its own next one in this round, unless the rules of borrowing forbid it.
+/// Lets a vcore that waits for an event (0: the alarm of a `wait`) run at once, at the cost of its own next slice in this round; who runs now resumes so.
+/// False: nothing has changed, for it does not wait for that, or the rules of borrowing forbid it.
 #[inline(always)]
-pub fn loan_for<M: Machine>(m: &M, woken: VcoreRef) -> Option<Loan<'_>> {
-    let (core, vcore) = (m.core(), m.vcore(woken));
+pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resume) -> bool {
+    let (core, vcore) = (m.core(), m.vcore(target));
+    let mask = vcore.mask.load(Relaxed) & PENDING;
+    let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
+    if !ends(vcore.word()) {
+        return false;
+    }
     let position = core.position();
     if position >= 63
         || core.link.load(Relaxed) == 0
         || core.loan.load(Relaxed) != IDLE
-        || vcore::home(m, woken) != core.id()
+        || vcore::home(m, target) != core.id()
     {
-        return None;
+        return false;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
     if later == 0 {
-        return None;
+        return false;
     }
     let loan = later.trailing_zeros() as u64;
     let words = vector(m, core);
     let exact = exposed(words, position, OWNER).load(Relaxed) | exposed(words, loan, OWNER).load(Relaxed);
     let left = left(core, words, loan);
     let allowed = exact & SLICE_EXACT == 0 && left >= core.shortest.load(Relaxed);
-    (allowed && live_owner(m, core, loan) == Some(woken)).then_some(Loan { position: loan, left, words })
-}
-
-/// The running vcore gives up the core so that `woken`, which has been won, runs at the cost of a later slice of this round.
-#[inline(always)]
-pub fn lend(m: &impl Machine, loan: &Loan<'_>, woken: VcoreRef, lender_resumes: Resume) {
-    let (core, now) = (m.core(), m.now());
-    charge(core, loan.words, now);
-    core.loan.store(loan.position, Relaxed);
-    core.loan_end.store(now + loan.left, Relaxed);
-    let lender = core.me();
-    if lender_resumes == Resume::Full {
-        call::keep_fp(m);
+    if !allowed || live_owner(m, core, loan) != Some(target) {
+        return false;
     }
-    core.begin_run(m, woken);
+    // Won at once: nobody needs to know that it was ready, nor that these events were pending.
+    let runs = |word: StateWord| StateWord(word.0 & !mask).in_state(State::Running);
+    let Some(word) = vcore.update(m, |word| ends(word).then(|| runs(word))) else { return false };
+    core.events.store((word.0 | event) & mask, Relaxed);
+    let (lender, now) = (core.me(), m.now());
+    match lender_resumes {
+        Resume::Full => call::keep_fp(m),
+        _ => gate::suspend(m, lender),
+    }
+    charge(core, words, now);
+    core.loan.store(loan, Relaxed);
+    core.loan_end.store(now + left, Relaxed);
+    core.begin_run(m, target);
     event::go_on(m, lender, lender_resumes);
-    set_timer(m, core, core.alarm.load(Relaxed).min(now + loan.left));
+    set_timer(m, core, core.alarm.load(Relaxed).min(now + left));
+    true
 }
 
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
@@ -506,13 +499,7 @@ pub fn after_interrupt(m: &impl Machine) -> Outcome {
     if !running.exists() {
         return schedule(m);
     }
-    let now = m.now();
-    let expired = if core.loan.load(Relaxed) != IDLE {
-        now >= core.loan_end.load(Relaxed)
-    } else {
-        now >= core.slice_end.load(Relaxed) && core.contended(core.position())
-    };
-    if expired || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
+    if m.now() >= core.end() || core.reschedule.load(Relaxed) != 0 || !m.vcore(running).word().is(State::Running) {
         call::keep_fp(m);
         core.set_link(Link(0));
         event::go_on(m, running, Resume::Full);

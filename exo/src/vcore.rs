@@ -175,10 +175,6 @@ impl StateWord {
     pub const fn ready(self, resume: Resume) -> StateWord {
         StateWord(self.0 & !(STATE | RESUME) | (State::Ready as u64) << 48 | (resume as u64) << 52)
     }
-    /// Its gate is open.
-    pub const fn open(self) -> StateWord {
-        StateWord(self.pending())
-    }
     /// It is in `wait` or `reply_wait`.
     pub const fn waits(self) -> bool {
         self.0 & STATE <= (State::Waiting as u64) << 48
@@ -316,24 +312,17 @@ pub fn of(environment: &Environment, index: u64) -> Result<(VcoreRef, &Vcore), R
     Ok((VcoreRef::new(environment.frame(), index), vcore))
 }
 
-/// How a new vcore begins.
-pub struct Start {
-    /// Program counter.
-    pub pc: u64,
-    /// Stack pointer.
-    pub sp: u64,
-    /// x0.
-    pub argument: u64,
-}
+/// How a vcore begins: program counter, stack pointer, x0.
+pub type Start = [u64; 3];
 
-/// Writes how a vcore begins into its control page.
-fn set_start(m: &impl Machine, vcore: &Vcore, start: &Start) {
+/// Writes that into its control page.
+fn set_start(m: &impl Machine, vcore: &Vcore, [pc, sp, argument]: Start) {
     let page = control(m, vcore);
-    page.set(word!(pc), start.pc);
-    page.set(word!(sp), start.sp);
+    page.set(word!(pc), pc);
+    page.set(word!(sp), sp);
     page.set(word!(masked), 0);
     (0..9).for_each(|index| page.set(word!(result) + index, 0));
-    page.set(word!(result), start.argument);
+    page.set(word!(result), argument);
 }
 
 /// Creates vcore `index`; the frame is data of the environment's own pool.
@@ -344,7 +333,7 @@ pub fn create(
     page: Pfn,
     address: u64,
     home: u64,
-    start: &Start,
+    start: Start,
 ) -> Result<(), Refusal> {
     let vcore = environment.vcores.get(index as usize).ok_or(Refusal::BadArgument)?;
     Refusal::WrongState.when(!vcore.word().is(State::None))?;
@@ -360,7 +349,7 @@ pub fn create(
 }
 
 /// Makes a stopped vcore ready.
-pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<&Start>) -> Result<(), Refusal> {
+pub fn start(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, anew: Option<Start>) -> Result<(), Refusal> {
     let new = vcore.mask.load(Relaxed) == stop_reason::NEW;
     // Held meanwhile, so that two starts do not mix.
     Refusal::WrongState

@@ -55,12 +55,8 @@ unsafe extern "C" {
     safe static bss_end: u8;
     safe static image_end: u8;
     safe static stack_guard: u8;
-    safe static core_start: u8;
-}
-
-/// Where other cores begin: bytes from the image's first.
-pub fn core_start_offset() -> u64 {
-    &raw const core_start as u64 - IMAGE
+    /// Where other cores begin.
+    pub safe static core_start: u8;
 }
 
 /// The header's bytes that its checksum covers.

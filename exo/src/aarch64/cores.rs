@@ -1,9 +1,11 @@
 //! The other cores: PSCI starts them, each says what it can, and waits until the machine is set up.
 
-use super::layout::{CORE_PAGES, STACK_BYTES};
+use super::layout::{CORE_PAGES, IMAGE, STACK_BYTES};
+use super::objects::Arm;
 use super::{boot, entry, gic, mmu, panic, power, registers};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{self, Controller, Description, Range};
+use exo::machine::Machine;
 use exo::slice::Core;
 use exo_abi::exposed::Features;
 use exo_abi::{PAGE_BYTES, Pfn};
@@ -109,7 +111,7 @@ pub fn start(tree: Range, image: u64, memory: &Memory) -> u64 {
         let (affinity, own) = (place(candidate).affinity.load(Relaxed), place(begun));
         own.affinity.store(affinity, Relaxed);
         own.core.begin(begun, Pfn(memory.vectors / PAGE_BYTES + begun));
-        if power::start_core(affinity, image + boot::core_start_offset(), &raw const *own as u64) {
+        if power::start_core(affinity, image + (&raw const boot::core_start as u64 - IMAGE), &raw const *own as u64) {
             begun += 1;
         } else {
             left_out(affinity);
@@ -165,7 +167,7 @@ pub fn release() {
 
 /// What another core begins with, on its own stack.
 pub extern "C" fn main() -> ! {
-    let own = own();
+    let own = place(Arm.core().id());
     registers::begin_timer();
     if gic::begin_core().is_err() {
         own.said.store(LOST, Release);
@@ -180,10 +182,4 @@ pub extern "C" fn main() -> ! {
     }
     registers::prepare(Features::from_bits_truncate(SHARED.load(Relaxed)), SEED.load(Relaxed));
     entry::begin()
-}
-
-/// This core's own.
-pub fn own() -> &'static PerCore {
-    // SAFETY: the boot code sets TPIDR_EL1 before any Rust runs, to an address that `place` answers.
-    unsafe { &*(registers::own_structure() as *const PerCore) }
 }

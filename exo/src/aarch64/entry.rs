@@ -67,7 +67,7 @@ vectors! {
         LINEAR = LINEAR,
         FLAGS = FLAGS_ALLOWED,
         SVC64 = 0x15u64 << 26 | 1 << 25,
-        REPLY_WAIT = REPLY_WAIT, NUMBER_RESUME = Call::Resume as u64, NUMBER_NOTIFY = NOTIFY, NUMBER_YIELD_TO = YIELD_TO,
+        REPLY_WAIT = Call::ReplyWait as u64, NUMBER_RESUME = Call::Resume as u64, NUMBER_NOTIFY = Call::Notify as u64, NUMBER_YIELD_TO = Call::YieldTo as u64,
         KIND_POOL = BindingKind::Pool as u64, KIND_ENV = BindingKind::Env as u64, DATA = Kind::Data as u64,
         MAY_CALL = BindingKind::Gate as u64 | (Rights::GATE_CALL.bits() as u64) << RIGHTS_SHIFT,
         MAY_NOTIFY = BindingKind::Event as u64 | (Rights::EVENT_NOTIFY.bits() as u64) << RIGHTS_SHIFT,
@@ -101,10 +101,10 @@ const _: () = {
     assert!(offset_of!(Tables, cells) == 0 && offset_of!(ControlPage, sp) == offset_of!(ControlPage, pc) + 8);
     assert!(offset_of!(Vcore, mask) == offset_of!(Vcore, callee) + 8 && State::Gate as u64 == 0);
     assert!(State::Running as u64 & 4 == 0 && State::Waiting as u64 & 4 == 0 && State::Stopped as u64 == 4);
+    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3);
     assert!(
-        CALL == 0 && REPLY_WAIT == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3 && Call::Resume as u64 == 4
+        Call::Resume as u64 == 4 && Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7
     );
-    assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     assert!(offset_of!(ControlPage, masked) == offset_of!(ControlPage, upcall_entry) + 8);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
@@ -138,24 +138,19 @@ const REFUSED: u64 = 5;
 
 /// The calls that the vectors did not find plain, and all others.
 extern "C" fn on_call(x: &mut [u64; 11], number: u64) -> Leave {
-    match number {
-        CALL => finish_rarely(call::call(&Arm, x)),
-        REPLY_WAIT => finish_rarely(call::reply_wait(&Arm, x)),
-        NOTIFY => {
+    match Call::from_number(number) {
+        Some(Call::Call) => finish(call::call(&Arm, x)),
+        Some(Call::ReplyWait) => finish(call::reply_wait(&Arm, x)),
+        Some(Call::Notify) => {
             call::event(&Arm, x[0]).map_or_else(|refusal| Leave(REFUSED, refusal as u64), |object| on_notify(object))
         }
-        YIELD_TO => on_yield(x[0], x[1]),
+        Some(Call::YieldTo) => on_yield(x[0], x[1]),
         _ => match call::plain(&Arm, number, x) {
             Outcome::Return => PLAIN,
-            outcome => finish_rarely(outcome),
+            outcome => finish(outcome),
         },
     }
 }
-
-const CALL: u64 = Call::Call as u64;
-const REPLY_WAIT: u64 = Call::ReplyWait as u64;
-const NOTIFY: u64 = Call::Notify as u64;
-const YIELD_TO: u64 = Call::YieldTo as u64;
 
 /// `notify`, looked up.
 extern "C" fn on_notify(object: u64) -> Leave {
@@ -166,7 +161,7 @@ extern "C" fn on_notify(object: u64) -> Leave {
 }
 
 extern "C" fn on_wait(mask: u64, alarm: u64) -> Leave {
-    finish_rarely(event::wait(&Arm, mask, alarm))
+    finish(event::wait(&Arm, mask, alarm))
 }
 
 /// The running vcore waits.
@@ -175,7 +170,7 @@ extern "C" fn on_schedule() -> Leave {
 }
 
 extern "C" fn on_yield(handle: u64, index: u64) -> Leave {
-    finish_rarely(call::yield_to(&Arm, handle, index))
+    finish(call::yield_to(&Arm, handle, index))
 }
 
 /// An event came just when the vectors opened this vcore's gate.
@@ -193,23 +188,22 @@ extern "C" fn on_interrupt() -> Leave {
 
 /// Exceptions that are no upcall; everything is saved.
 extern "C" fn on_fault() -> Leave {
-    const FP_TRAP: u64 = 0x07;
     let core = Arm.core();
-    // Nothing has changed ESR since: the kernel takes no exceptions.
-    if mrs!("esr_el1") >> 26 == FP_TRAP && core.fp.load(Relaxed) == 0 {
+    // FP/SIMD trapped. Nothing has changed ESR since: the kernel takes no exceptions.
+    if mrs!("esr_el1") >> 26 == 0x07 && core.fp.load(Relaxed) == 0 {
         call::use_fp(&Arm);
-        return finish_rarely(Outcome::Resume(core.running()));
+        return finish(Outcome::Resume(core.running()));
     }
-    finish_rarely(call::halt(&Arm, exo_abi::calls::stop_reason::FAULTED, 0))
+    finish(call::halt(&Arm, exo_abi::calls::stop_reason::FAULTED, 0))
 }
 
 /// `resume` with events to deliver. Everything is saved; pc, flags, x16 and x17 are those of the `svc`.
 extern "C" fn on_resume_events() -> Leave {
-    let control = running_control();
+    let control = call::own_control(&Arm);
     control.copy(word!(upcall.pc), word!(preempted.pc), 2);
     control.copy(word!(upcall.x) + 16, word!(preempted.x) + 16, 2);
     control.set(word!(masked), 0);
-    finish_rarely(Outcome::Resume(Arm.core().running()))
+    finish(Outcome::Resume(Arm.core().running()))
 }
 
 /// `map`, not plain. Answers the refusal's number and the results, x1 in 31:0 and x2 in 63:32.
@@ -229,7 +223,7 @@ fn serve_interrupts() {
         let Some(number) = gic::acknowledge() else { return };
         if number == gic::TIMER {
             slice::timer_fired(&Arm);
-        } else if gic::is_shared(number) {
+        } else if (interrupt::FIRST_SHARED..gic::SPECIAL).contains(&number) {
             interrupt::fired(&Arm, number);
         } else {
             // Nothing else that is private is unmasked. One look an entry: the next must find this core out of the kernel.
@@ -241,17 +235,8 @@ fn serve_interrupts() {
 }
 
 /// Makes whoever the outcome says the one that goes on when the vectors leave.
-#[inline(always)]
-fn finish(outcome: Outcome) -> Leave {
-    match outcome {
-        Outcome::Enter(next) => enter(next),
-        outcome => finish_rarely(outcome),
-    }
-}
-
-/// The same, once for all who need not be fast.
 #[inline(never)]
-fn finish_rarely(outcome: Outcome) -> Leave {
+fn finish(outcome: Outcome) -> Leave {
     match outcome {
         Outcome::Return => PLAIN,
         Outcome::Events(events) => Leave(EVENTS, events),
@@ -267,8 +252,8 @@ fn finish_rarely(outcome: Outcome) -> Leave {
         Outcome::Resume(next) => resume_full(next, switch(next)),
         Outcome::Idle => idle(),
         Outcome::ReturnOrUpcall => {
-            let interrupted = || Interrupted { pc: mrs!("elr_el1"), ..Interrupted::default() };
-            if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), running_control(), interrupted) {
+            let interrupted = || [mrs!("elr_el1"), 0, 0, 0];
+            if let Some(entry) = upcall(Arm.vcore(Arm.core().running()), call::own_control(&Arm), interrupted) {
                 go_on(entry, 0);
             }
             Leave(EVENTS, 0)
@@ -292,13 +277,11 @@ fn enter(next: VcoreRef) -> Leave {
     if word.resumes(Resume::Full) {
         return resume_full(next, control);
     }
-    let result = &raw const control.0[word!(result)] as u64;
-    let events = word.resumes(Resume::Events);
-    behind_call(
-        vcore,
-        control,
-        if events { Leave(EVENTS, vcore.take_waited(&Arm, word)) } else { Leave(WORDS, result) },
-    )
+    let leave = match word.resumes(Resume::Events) {
+        true => Leave(EVENTS, vcore.take_waited(&Arm, word)),
+        false => Leave(WORDS, &raw const control.0[word!(result)] as u64),
+    };
+    behind_call(vcore, control, leave)
 }
 
 /// A vcore that was switched to goes on behind its call, unless an event interrupts it there.
@@ -307,7 +290,7 @@ fn behind_call(vcore: &Vcore, control: Control<'static>, leave: Leave) -> Leave 
     execute!("msr sp_el0, {}", control.get(word!(sp)));
     execute!("msr tpidr_el0, xzr");
     let pc = control.get(word!(pc));
-    let entry = upcall(vcore, control, || Interrupted { pc, ..Interrupted::default() });
+    let entry = upcall(vcore, control, || [pc, 0, 0, 0]);
     go_on(entry.unwrap_or(pc), 0);
     leave
 }
@@ -334,10 +317,6 @@ fn go_on(pc: u64, flags: u64) {
     execute!("msr spsr_el1, {}", flags);
 }
 
-fn running_control() -> Control<'static> {
-    Control(Arm.words(Arm.vcore(Arm.core().running()).control_frame()))
-}
-
 /// The running address space, TPIDRRO_EL0 and the words that the vectors need become `next`'s.
 /// EL1 accesses nothing by TTBR0, so the exception return is the only synchronisation needed (Arm ARM D8.2.12, D1.4.4).
 #[inline(always)]
@@ -354,50 +333,38 @@ fn switch(next: VcoreRef) -> Control<'static> {
 #[inline(never)]
 fn resume_full(next: VcoreRef, control: Control<'static>) -> Leave {
     const X16: usize = word!(preempted.x) + 16;
-    let interrupted = Interrupted {
-        pc: control.get(word!(preempted.pc)),
-        flags: control.get(word!(preempted.flags)) & FLAGS_ALLOWED,
-        x16: control.get(X16),
-        x17: control.get(X16 + 1),
-    };
+    let frame = [word!(preempted.pc), word!(preempted.flags), X16, X16 + 1];
+    let [pc, flags, x16, x17] = frame.map(|word| control.get(word));
+    let flags = flags & FLAGS_ALLOWED;
     execute!("msr sp_el0, {}", control.get(word!(preempted.sp)));
     execute!("msr tpidr_el0, {}", control.get(word!(preempted.thread)));
-    match upcall(Arm.vcore(next), control, || interrupted) {
+    match upcall(Arm.vcore(next), control, || [pc, flags, x16, x17]) {
         Some(entry) => {
             go_on(entry, 0);
             control.set(X16, 0);
             control.set(X16 + 1, 0);
         }
-        None => go_on(interrupted.pc, interrupted.flags),
+        None => go_on(pc, flags),
     }
     FULL
 }
 
-/// What an event's upcall saves of the program in whose way it comes.
-#[derive(Clone, Copy, Default)]
-struct Interrupted {
-    pc: u64,
-    flags: u64,
-    x16: u64,
-    x17: u64,
-}
-
-/// Writes the upcall for the events that are due, if there are any; answers where the library is entered.
+/// Writes the upcall for the events that are due, if there are any; answers where the library is entered. What it saves of the program in whose way it comes: pc, flags, x16, x17.
 #[inline(always)]
-fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: impl Fn() -> Interrupted) -> Option<u64> {
+fn upcall(vcore: &Vcore, control: Control<'_>, interrupted: impl Fn() -> [u64; 4]) -> Option<u64> {
     let events = call::upcall_events(&Arm, vcore, control);
-    (events != 0).then(|| write_upcall(control, &interrupted(), events))
+    (events != 0).then(|| write_upcall(control, interrupted(), events))
 }
 
 #[inline(never)]
-fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) -> u64 {
+fn write_upcall(control: Control<'_>, [pc, flags, x16, x17]: [u64; 4], events: u64) -> u64 {
     control.set(word!(upcall.cause), 0);
     control.set(word!(upcall.address), 0);
-    control.set(word!(upcall.pc), interrupted.pc);
-    control.set(word!(upcall.flags), interrupted.flags);
+    control.set(word!(upcall.pc), pc);
+    control.set(word!(upcall.flags), flags);
     control.set(word!(upcall.events), events);
-    control.set(word!(upcall.x) + 16, interrupted.x16);
-    control.set(word!(upcall.x) + 17, interrupted.x17);
+    control.set(word!(upcall.x) + 16, x16);
+    control.set(word!(upcall.x) + 17, x17);
     control.set(word!(masked), 1);
     control.get(word!(upcall_entry))
 }
@@ -405,7 +372,7 @@ fn write_upcall(control: Control<'_>, interrupted: &Interrupted, events: u64) ->
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
     Arm.core().requests.wakes(&Arm);
-    let Leave(how, word) = finish_rarely(slice::schedule(&Arm));
+    let Leave(how, word) = finish(slice::schedule(&Arm));
     // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {
         asm!("mrs x2, tpidr_el1", "sub sp, x2, #{frame}", "b leave", frame = const FRAME_BYTES, in("x0") how, in("x1") word, options(noreturn))

@@ -7,14 +7,13 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::{Controller, Range};
 use exo::fault::{self, Fault};
-use exo::interrupt;
 use exo::machine::{Line, Trigger};
 use spin::mutex::SpinMutex;
 
 /// The virtual timer's private interrupt.
 pub const TIMER: u64 = 27;
 /// From here on an acknowledged number means that there was nothing.
-const SPECIAL: u64 = 1020;
+pub const SPECIAL: u64 = 1020;
 
 /// Kernel address of the distributor.
 static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
@@ -128,11 +127,6 @@ pub fn send(core: &PerCore) {
     }
 }
 
-/// It is a line that cores share.
-pub fn is_shared(number: u64) -> bool {
-    (interrupt::FIRST_SHARED..SPECIAL).contains(&number)
-}
-
 /// Thirty-two lines: masked, neither pending nor active, all of one priority, in one group.
 fn quiet(frame: u64, first: u64, group: u32) {
     for (register, value) in [(ICENABLER, !0), (ICPENDR, !0), (ICACTIVER, !0), (IGROUPR, group)] {
@@ -189,14 +183,15 @@ pub fn set_line(line: u64, to: Line) {
         write_bit(ICPENDR, line);
         write_bit(ICACTIVER, line);
     }
-    if let Line::Routed(core, trigger) = to {
+    if let Line::Routed(core, trigger) = to
+        && let Some(core) = cores::by_id(core)
+    {
         let edge = 2 << (line % 16 * 2);
         let config = distributor(0xc00 + line / 16 * 4); // GICD_ICFGR
         {
             let _guard = CONFIGURATION.lock();
             write(config, if trigger == Trigger::Edge { read(config) | edge } else { read(config) & !edge });
         }
-        let core = cores::by_id(core).unwrap_or_else(cores::own);
         if CPU_INTERFACE.load(Relaxed) == 0 {
             write(distributor(0x6000 + line * 8), core.affinity.load(Relaxed)); // GICD_IROUTER
         } else {

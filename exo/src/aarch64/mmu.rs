@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Range;
 
 const BLOCK: u64 = 2 << 20;
-const GIB_SHIFT: u32 = 30;
 const PAGE: u64 = 4096;
 const ENTRIES: u64 = 512;
 
@@ -121,7 +120,7 @@ pub fn map_linear(mut runs: impl Iterator<Item = Range>, text: Range, tables: Ra
     // SAFETY: boot memory, which nobody else uses.
     unsafe { registers::zero(address, tables.bytes()) };
     let mut map = LinearMap { text, tables, offset: address.wrapping_sub(tables.start) };
-    runs.try_for_each(|run| map.fill(TABLES[ROOT].0.get(), GIB_SHIFT, run.start, run.end))
+    runs.try_for_each(|run| map.fill(TABLES[ROOT].0.get(), GIB.trailing_zeros(), run.start, run.end))
 }
 
 /// The identity map and the window have served, on every core: both are emptied.

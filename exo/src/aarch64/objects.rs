@@ -15,25 +15,15 @@ use exo_abi::Pfn;
 use exo_abi::control_page::ControlPage;
 use exo_abi::exposed::MachineInfo;
 
-/// Zeros, which are a `T`, or written once, by the first core, before anything reads it.
+/// Written once, by the first core, before anything reads it.
 #[repr(transparent)]
 pub struct Once<T>(UnsafeCell<MaybeUninit<T>>);
 
 // SAFETY: as the type says: it never changes while it is shared, but for atomics in it.
 unsafe impl<T> Sync for Once<T> {}
 
-impl<T> Once<T> {
-    const fn zeroed() -> Once<T> {
-        Once(UnsafeCell::new(MaybeUninit::zeroed()))
-    }
-    fn get(&self) -> &T {
-        // SAFETY: written before the first use, or made of atomics only, to which zeros are valid values.
-        unsafe { (*self.0.get()).assume_init_ref() }
-    }
-}
-
 /// What was found out.
-pub static FOUND: Once<Found<'static>> = Once::zeroed();
+pub static FOUND: Once<Found<'static>> = Once(UnsafeCell::new(MaybeUninit::zeroed()));
 /// The kernel's tables.
 pub static TABLES: Tables = Tables::at_boot();
 
@@ -93,7 +83,8 @@ impl Machine for Arm {
         &TABLES
     }
     fn found(&self) -> &Found<'_> {
-        FOUND.get()
+        // SAFETY: written before the first use.
+        unsafe { (*FOUND.0.get()).assume_init_ref() }
     }
     #[inline(always)]
     fn words(&self, pfn: Pfn) -> &Words {

@@ -1,14 +1,7 @@
 //! The kernel is wrong: it says so on the UART, whoever had it, and stops. Without `core::fmt`, which would be a tenth of the kernel.
 
 use super::{power, uart};
-use exo::fault::Fault;
 use exo::machine::Power;
-
-/// Says why the machine cannot be started, and stops.
-#[inline(never)]
-pub fn refuse(fault: Fault) -> ! {
-    stop(&[("exo: cannot start: ", 0, 0), (fault.0, 0, 0)])
-}
 
 /// An exception of the kernel's own.
 pub extern "C" fn fault(cause: u64, pc: u64, address: u64) -> ! {
@@ -28,7 +21,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// Says texts, each followed by its number (in a base; 0: none), and switches off, with the exit code of a kernel that panicked.
-fn stop(parts: &[(&str, u64, u64)]) -> ! {
+pub fn stop(parts: &[(&str, u64, u64)]) -> ! {
     say(parts);
     power::switch(Power::Off(101))
 }

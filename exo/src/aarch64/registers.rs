@@ -120,11 +120,6 @@ pub fn set_timer(at: u64) {
     CNTV_CVAL_EL0.set(at);
 }
 
-/// The address of this core's structure.
-pub fn own_structure() -> u64 {
-    TPIDR_EL1.get()
-}
-
 /// What differs between boots.
 pub fn seed() -> u64 {
     CNTVCT_EL0.get() ^ CNTPCT_EL0.get().rotate_left(32)

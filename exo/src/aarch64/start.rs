@@ -19,7 +19,7 @@ use exo_abi::{ABI_VERSION, PAGE_BYTES, Pfn};
 pub extern "C" fn start(device_tree: u64, image: u64, entry_ticks: u64) -> ! {
     match set_up(device_tree, image, entry_ticks) {
         Ok(()) => entry::begin(),
-        Err(fault) => panic::refuse(fault),
+        Err(fault) => panic::stop(&[("exo: cannot start: ", 0, 0), (fault.0, 0, 0)]),
     }
 }
 

@@ -5,8 +5,6 @@ use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::device_tree::Range;
 
 const FLAGS: u64 = 0x18;
-const FLAG_BUSY: u32 = 1 << 3;
-const FLAG_FULL: u32 = 1 << 5;
 const LINE_CONTROL: u64 = 0x2c;
 const CONTROL: u64 = 0x30;
 
@@ -25,7 +23,7 @@ pub fn begin(registers: Range) -> bool {
 pub fn reset() {
     let base = BASE.load(Relaxed);
     if base != 0 {
-        wait_clear(base + FLAGS, FLAG_BUSY);
+        wait_clear(base + FLAGS, 1 << 3); // BUSY
         write(base + CONTROL, 0u32);
         write(base + 0x38, 0u32); // UARTIMSC: no interrupt
         write(base + 0x44, 0x7ffu32); // UARTICR: all of them
@@ -38,7 +36,7 @@ pub fn reset() {
 pub fn put(bytes: &[u8]) {
     let base = BASE.load(Relaxed);
     for byte in bytes.iter().filter(|_| base != 0) {
-        wait_clear(base + FLAGS, FLAG_FULL);
+        wait_clear(base + FLAGS, 1 << 5); // TXFF: the FIFO is full
         write(base, *byte as u32);
     }
 }

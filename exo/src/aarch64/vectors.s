@@ -10,12 +10,6 @@
     b       \target
     .endm
 
-// The kernel itself faulted.
-    .macro  kernel_vector
-    .balign 128
-    b       kernel_fault
-    .endm
-
     .macro  pair op, base, offset, first, second
     \op     x\first, x\second, [\base, #(\offset + 8 * \first)]
     .endm
@@ -64,6 +58,16 @@
     stp     x0, x1, [x16, #{SP}]
     .endm
 
+// x0 = the cause of an exception, x1 = its address. FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
+    .macro  cause
+    mrs     x0, esr_el1
+    lsr     x1, x0, #26
+    bic     x1, x1, #4
+    cmp     x1, #0x20
+    mrs     x1, far_el1
+    csel    x1, x1, xzr, eq
+    .endm
+
 // Rust, with nothing on the stack that it needs.
     .macro  rust function
     sub     sp, sp, #{FRAME}
@@ -79,12 +83,6 @@
     .endm
     .macro  clear_pair first, second
     ldp     x\first, x\second, [sp, #{CORE_ZEROS}]
-    .endm
-
-// The kernel's address of a frame in `register`.
-    .macro  address register
-    ubfiz   \register, \register, #12, #26
-    orr     \register, \register, #{LINEAR}
     .endm
 
 // The kernel's address of the table that a descriptor, or TTBR0, names.
@@ -152,8 +150,9 @@
     .balign 2048
     .global vectors
 vectors:
-    .rept   8
-    kernel_vector
+    .rept   8                           // the kernel itself faulted
+    .balign 128
+    b       kernel_fault
     .endr
 
     .balign 128                         // synchronous, from EL0
@@ -345,7 +344,8 @@ yield_to:
     cmp     x1, #{MAX_VCORES}
     b.hs    other_yield
     and     x9, x1, #63
-    address x15
+    ubfiz   x15, x15, #12, #26          // the kernel's address of the frame
+    orr     x15, x15, #{LINEAR}
     ldr     x12, [x15, #{ENVIRONMENT_DYING}]
     cbnz    x12, other_yield
     add     x15, x15, x9, lsl #6
@@ -418,6 +418,7 @@ other_call:
     ldr     x2, [sp, #16]
     ldr     x30, [sp, #88]
     add     sp, sp, #{FRAME}
+leave_plainly:
     clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
     eret
 
@@ -460,19 +461,13 @@ interrupt:
     rust    {INTERRUPT}
 
 // An exception that is no call: an upcall, unless the library cannot take it.
-// FAR means something for aborts from EL0 only (0x20 and 0x24); else it is somebody else's address.
 fault:
     stp     x0, x1, [sp, #-32]
     ldr     x17, [sp, #{CORE_CONTROL}]
     ldp     x16, x0, [x17, #{ENTRY}]
     cbnz    x0, no_upcall               // masked
     cbz     x16, no_upcall
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
-    bic     x1, x1, #4
-    cmp     x1, #0x20
-    mrs     x1, far_el1
-    csel    x1, x1, xzr, eq
+    cause
     stp     x0, x1, [x17, #{UPCALL}]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
@@ -491,12 +486,7 @@ no_upcall:
 // The rest of the exceptions.
 stop:
     save
-    mrs     x0, esr_el1
-    mrs     x1, far_el1
-    lsr     x2, x0, #26
-    bic     x2, x2, #4
-    cmp     x2, #0x20
-    csel    x1, x1, xzr, eq
+    cause
     stp     x0, x1, [x16]
     rust    {FAULT}
 
@@ -526,8 +516,7 @@ other_map:
     ldr     x30, [sp], #16
     lsr     x2, x1, #32
     mov     w1, w1
-    clear   "3, 4", "5, 6", "7, 8", "9, 10", "11, 12", "13, 14", "15, 16", "17, 18"
-    eret
+    b       leave_plainly
 
 // `address_space::apply`, plain: one page of data of a pool is mapped into the own tables, by binding 0. What is not so leaves for Rust before anything has changed.
 // x17 = 0 for `map`, which keeps x0 = 0 and x1 = 1; 1 for `resume`, which has x2 to x13 below sp.
@@ -675,7 +664,6 @@ resume_wanted:
     lsl     x16, x0, #16                // 48 events
     ldp     x0, x1, [sp, #-32]
     cbz     x16, resume_plainly
-    b       resume_fully
 resume_fully:
     save
     rust    {RESUME_EVENTS}

@@ -6,7 +6,7 @@ use crate::holdings::Holdings;
 use crate::player::{Dice, EXTREMES, Player};
 use exo::binding::Binding;
 use exo::machine::Machine;
-use exo::vcore::{Start, State, VcoreRef};
+use exo::vcore::{State, VcoreRef};
 use exo::{event, interrupt, slice, vcore};
 use exo_abi::binding::{BindingKind, Rights};
 use exo_abi::page::{MapEntry, Prot};
@@ -23,13 +23,11 @@ impl Player<'_> {
                 environment.vcores.iter().enumerate().filter(|(_, vcore)| vcore.word().state() != State::None)
             {
                 let reference = VcoreRef::new(environment.frame(), index as u64);
-                let start = Start { pc: 1, sp: 2, argument: 3 };
                 let free = (0..64).find(|position| fake.core().slots[*position as usize].owner.load(Relaxed) == 0);
                 let here = exo::vcore::home(fake, reference) == fake.core().id();
                 if let (0, Some(position), true) = (vcore.slots.load(Relaxed), free, here) {
                     let claim = slice::Claim {
                         owner: reference,
-                        environment: environment.number(),
                         by: &Binding::new(fake, BindingKind::Core, Rights::EVERYTHING, 4, 0),
                         length: 1000 * TICKS,
                         exact: 0,
@@ -37,7 +35,7 @@ impl Player<'_> {
                     let _ = slice::claim(fake, fake.core(), position, &claim);
                 }
                 let _ = match vcore.word().state() {
-                    State::Stopped => vcore::start(fake, reference, vcore, Some(&start)).is_ok(),
+                    State::Stopped => vcore::start(fake, reference, vcore, Some([1, 2, 3])).is_ok(),
                     State::Waiting | State::Gate if self.dice.one_in(2) => {
                         event::raise(fake, reference, vcore.mask.load(Relaxed) & exo::vcore::PENDING);
                         true
