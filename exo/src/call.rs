@@ -120,7 +120,13 @@ pub fn halt(m: &impl Machine, reason: u64, code: u64) -> Outcome {
 pub fn stop_running(m: &impl Machine) {
     let me = m.core().me();
     let environment = m.environment(me.environment());
-    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_ok() && !environment.is_dying() {
+    if vcore::stop(m, me, m.vcore(me), stop_reason::STOPPED, 0).is_err() {
+        return;
+    }
+    // From here it is somebody else's, who may start it elsewhere, or destroy it: nothing here refers to it any more.
+    m.core().set_link(Link(0));
+    m.core().won.store(0, Relaxed);
+    if !environment.is_dying() {
         tell_supervisor(m, environment);
     }
 }

@@ -20,6 +20,8 @@ pub fn raise(m: &impl Machine, reference: VcoreRef, events: u64) {
     // An event is never lost: it stays for the next look, if others change the word all the time.
     let before = before.unwrap_or_else(|| StateWord(target.state.fetch_or(events, AcqRel)));
     if ends(with(before)) {
+        // Again: it may have waited anew, for something else, in between; the word does not show that.
+        target.update(m, |word| ends(word).then(|| word.ready(Resume::Events)));
         make_runnable(m, reference);
     } else if before.is(State::Running) && reference != m.core().running() && !target.calls().exists() {
         // It runs elsewhere: if it wants to be interrupted for this event and did not know of it yet, its core must look.

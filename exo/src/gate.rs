@@ -93,8 +93,9 @@ pub fn call(m: &impl Machine, environment: &Environment, x: &mut [u64; 11]) -> R
     }
     vcore.mask.store(mask, Relaxed);
     let below = link.call(gate.object);
+    // The arbiter last: who ends the call takes `callee` away, which must stand there by then.
+    vcore.callee.store(below.0, Relaxed);
     callee.caller.store(link.plain(mask == 0).0, Release);
-    vcore.callee.store(below.0, Release);
     slice::note_alarm(m, me, deadline);
     x[0] = gate.badge;
     x[8] = hand_over(m, target, travels.as_ref());

@@ -22,7 +22,7 @@ pub const IDLE: u64 = SLICES_PER_CORE;
 /// The kernel's side of a position of the slice vector.
 #[repr(align(32))]
 pub struct Slot {
-    /// The vcore; 0: free; [`CHANGING`].
+    /// The vcore; 0: free; all ones: it is coming or going.
     pub owner: AtomicU64,
     /// [`binding::stamp`] of the Core binding that claimed it.
     stamp: AtomicU64,
@@ -442,11 +442,13 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     let (core, vcore) = (m.core(), m.vcore(target));
     let mask = vcore.mask.load(Relaxed) & PENDING;
     let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
-    if !ends(vcore.word()) {
-        return false;
-    }
     let position = core.position();
-    if position >= 63 || core.loan.load(Relaxed) != IDLE || vcore::home(m, target) != core.id() {
+    if !ends(vcore.word())
+        || position >= 63
+        || core.link.load(Relaxed) == 0
+        || core.loan.load(Relaxed) != IDLE
+        || vcore::home(m, target) != core.id()
+    {
         return false;
     }
     let later = vcore.slots.load(Relaxed) & !0 << (position + 1);
@@ -482,13 +484,16 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
 /// What an interrupt of the running vcore leads to; its registers are saved in full.
 pub fn after_interrupt(m: &impl Machine) -> Outcome {
     let core = m.core();
-    let (running, won) = (core.running(), core.won.load(Relaxed));
-    core.won.store(0, Relaxed);
-    // Unless another core had it stopped before it went on.
-    if won != 0 && m.vcore(running).word().is(State::Running) {
-        // Should its loan have passed already, the timer interrupts at once.
-        return Outcome::Waited(running);
+    // Who stops it meanwhile forgets that it was won.
+    if core.won.load(Relaxed) != 0 {
+        core.won.store(0, Relaxed);
+        // Should its loan have passed already, the timer interrupts at once: unless it fired on the way, or an earlier alarm came.
+        if core.timer.load(Relaxed) > core.alarm.load(Relaxed).min(core.loan_end.load(Relaxed)) {
+            arm(m);
+        }
+        return Outcome::Waited(core.me());
     }
+    let running = core.running();
     if !running.exists() {
         return schedule(m);
     }

@@ -256,11 +256,6 @@ impl Vcore {
         let old = if set == 0 { None } else { self.update(m, |word| Some(StateWord(word.0 & !(set & PENDING)))) };
         old.map_or(0, |word| word.0 & set)
     }
-    /// Takes the events that a wait is for.
-    #[inline(always)]
-    pub fn take_waited(&self, m: &impl Machine, word: StateWord) -> u64 {
-        self.take(m, word.pending() & self.mask.load(Relaxed))
-    }
 }
 
 /// The place of a field of [`exo_abi::control_page::ControlPage`], in words.
@@ -386,7 +381,8 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
     // Held until the reason stands there: who finds it stopped may report, or start it anew.
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
-    vcore.update(m, |word| Some(word.in_state(State::Stopped)));
+    // While it is held: once it can be started anew, the next call may stand there.
     gate::fail_caller(m, vcore, Refusal::Died);
+    vcore.update(m, |word| Some(word.in_state(State::Stopped)));
     Ok(())
 }

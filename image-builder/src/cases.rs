@@ -134,6 +134,7 @@ impl Case {
 /// Every case that `cargo image test` runs; `cargo test` runs the same.
 pub fn all() -> Vec<Case> {
     let mut cases = vec![demo(), tiny(), attack("peers", machine())];
+    cases.extend(plain_machines().map(|options| attack("channels", options)));
     for image in ["trial", "rogue"] {
         cases.extend(machines().into_iter().chain(several_cores()).map(|options| attack(image, options)));
     }
@@ -163,11 +164,11 @@ pub fn tiny() -> Case {
     Case::new("tiny").on(options).expecting(&["Hello"])
 }
 
-/// `trial`, `rogue` or `peers` on a machine.
+/// `trial`, `rogue`, `peers` or `channels` on a machine.
 pub fn attack(image: &str, options: MachineOptions) -> Case {
     let case = Case::new(image).on(options);
     match image {
-        "trial" | "peers" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
+        "trial" | "peers" | "channels" => case.expecting(&["promises hold"]).forbidding(&["FAILED"]),
         "rogue" => case.expecting(&["rogue: all attacks failed"]).forbidding(&["harm:"]),
         _ => case,
     }
@@ -189,6 +190,11 @@ pub fn machine() -> MachineOptions {
 pub fn several_cores() -> Vec<MachineOptions> {
     let machines = |gic| [2, 4, 8].map(|smp| MachineOptions { smp, gic, ..MachineOptions::default() });
     [2, 3].into_iter().flat_map(machines).collect()
+}
+
+/// For images that depend little on the machine: the usual one, and one without hardware accessed and dirty bits and without LSE.
+pub fn plain_machines() -> [MachineOptions; 2] {
+    [machine(), MachineOptions { cpu: "cortex-a53".to_string(), gic: 2, el: 2, ..machine() }]
 }
 
 /// Two interrupt controllers, five cores, two exception levels: 20 machines.

@@ -198,6 +198,20 @@ fn calls_are_answered_rightly_whoever_is_killed_revoked_and_restarted_on_cortex_
 }
 
 #[test]
+fn channels_between_environments_keep_every_promise() {
+    for options in cases::plain_machines() {
+        pass(&cases::attack("channels", options));
+    }
+}
+
+#[test]
+fn gates_carry_two_hundred_thousand_calls_between_four_cores_while_servers_come_and_go() {
+    for (seed, gic) in [(3, 2), (4, 3)] {
+        pass(&cases::gates(seed, 200_000, MachineOptions { smp: 4, gic, ..MachineOptions::default() }));
+    }
+}
+
+#[test]
 fn demo_answers_piped_input_and_switches_off() {
     pass(&cases::demo());
 }

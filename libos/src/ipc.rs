@@ -4,9 +4,18 @@
 //! lost and may be seen by the other: the stubs save what Rust needs, and clear nothing.
 
 mod gate;
+pub mod handover;
+pub mod link;
 pub mod names;
+pub mod pipe;
+pub mod publish;
+pub mod ring;
 pub mod rpc;
 mod server;
+pub mod shared;
+
+#[cfg(test)]
+mod testing;
 
 pub use gate::Gate;
 pub use server::{Incoming, Outgoing, Server};

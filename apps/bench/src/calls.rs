@@ -6,6 +6,7 @@ use core::time::Duration;
 use exo_abi::Handle;
 use exo_abi::binding::Rights;
 use libos::event::Event;
+use libos::ipc::Gate;
 use libos::sys::{self, CallMessage};
 use libos::time::Instant;
 use libos::{event, slots, start};
@@ -34,24 +35,24 @@ pub fn null_call(_: &Ground) -> Measured {
 /// The other side's loop is in it.
 pub fn gate_round_trip_0(_: &Ground) -> Measured {
     let gate = server()?;
-    Stretches::ONE.measure_switching(|_| sys::call_empty(gate))
+    Stretches::ONE.measure_switching(|_| gate.knock())
 }
 
 /// The same with seven words each way, which are looked at.
 pub fn gate_round_trip_7(_: &Ground) -> Measured {
     let gate = server()?;
     let mut words = [1, 2, 3, 4, 5, 6, 7];
-    let figure = Stretches::ONE.measure_switching(|_| sys::call_words(gate, words).map(|heard| words = heard))?;
+    let figure = Stretches::ONE.measure_switching(|_| gate.call(words).map(|heard| words = heard))?;
     if words != [1, 2, 3, 4, 5, 6, 7] {
         return Err(Failed::Lacks("the words that came back are others"));
     }
     Ok(figure)
 }
 
-fn server() -> Result<Handle, Failed> {
+fn server() -> Result<Gate, Failed> {
     let gate = start::service("server").ok_or(Failed::Lacks("the manifest names no server to call"))?;
     gate.call_patiently(&CallMessage::default(), Instant::after(PATIENCE))?;
-    Ok(gate.handle())
+    Ok(gate)
 }
 
 /// Giving the slice to a vcore of another environment until that runs behind its own `yield_to`: half of there and back.

@@ -23,6 +23,7 @@ mod interrupt;
 mod machine;
 mod memory;
 mod meter;
+mod rings;
 mod rpc;
 mod upcalls;
 
@@ -61,6 +62,9 @@ const ROWS: &[Row] = &[
     ("rpc_round_trip_deadline", rpc::rpc_round_trip_deadline),
     ("rpc_round_trip_u64", rpc::rpc_round_trip_u64),
     ("rpc_round_trip_4k", rpc::rpc_round_trip_4k),
+    ("ring_message", rings::ring_message),
+    ("pipe_round_trip_1b", rings::pipe_round_trip_1b),
+    ("frame_handover", rings::frame_handover),
 ];
 
 fn main() -> u64 {
@@ -69,6 +73,9 @@ fn main() -> u64 {
         Some("serve-rpc") => rpc::serve(),
         Some("serve-rpc-4k") => rpc::serve_4k(),
         _ => {}
+    }
+    if libos::start::args().any(|argument| argument == "echo") {
+        return rings::echo();
     }
     // Its first slice entry is one position, claimed for the vcore this runs on.
     let ground = match Ground::of_application(1) {

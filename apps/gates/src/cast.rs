@@ -21,10 +21,10 @@ const SERVERS: usize = 4;
 const CLIENTS: usize = 6;
 /// So long without an answer, and something is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Answers from one line to the next.
+const PROGRESS: u64 = 50_000;
 /// Steps until somebody else runs.
 const STEPS_AT_ONCE: u64 = 4;
-/// Steps of stopping a vcore that runs on another core.
-const MOST_STEPS: u32 = 1000;
 /// Refusals that are counted.
 const REFUSALS: usize = 32;
 /// Words of its page that a new environment inherits.
@@ -54,6 +54,11 @@ impl From<Refusal> for Wrong {
     fn from(refusal: Refusal) -> Wrong {
         Wrong::Refused(refusal)
     }
+}
+
+/// A refusal of something done to an actor.
+fn seen(what: &str, index: usize, refusal: Refusal) -> Wrong {
+    Wrong::Seen(format!("{what} number {}: {refusal:?}", index + 1))
 }
 
 /// A server or client: an environment with one vcore.
@@ -178,17 +183,6 @@ impl<'a> Cast<'a> {
         Ok(())
     }
 
-    /// Stops a vcore, wherever it runs.
-    fn stop(&self, index: usize) -> Result<Report, Refusal> {
-        for _ in 0..MOST_STEPS {
-            match self.actors[index].child.stop(0) {
-                Err(Refusal::Again) => {}
-                stopped => return stopped,
-            }
-        }
-        Err(Refusal::Again)
-    }
-
     fn begin_anew(&self, index: usize) -> Result<(), Refusal> {
         let actor = &self.actors[index];
         actor.child.start_at(0, actor.code.va(), DATA_VA, 0)
@@ -232,14 +226,17 @@ impl<'a> Cast<'a> {
 
     /// Stops it in the middle of whatever it does, and lets it begin anew.
     fn kill(&mut self, index: usize) -> Result<(), Wrong> {
-        let report = self.stop(index)?;
+        let report = self.actors[index].child.stop(0).map_err(|refusal| seen("stopping", index, refusal))?;
         self.judge(index, &report)?;
-        if self.is_done(index)? { Ok(()) } else { Ok(self.begin_anew(index)?) }
+        if self.is_done(index)? {
+            return Ok(());
+        }
+        self.begin_anew(index).map_err(|refusal| seen("starting again", index, refusal))
     }
 
     /// Destroys its environment in the middle of whatever it does; another one takes its part.
     fn rebuild(&mut self, index: usize) -> Result<(), Wrong> {
-        let report = self.stop(index)?;
+        let report = self.actors[index].child.stop(0)?;
         self.judge(index, &report)?;
         if self.is_done(index)? {
             return Ok(());
@@ -313,7 +310,8 @@ impl<'a> Cast<'a> {
 
     /// Until all calls are answered; somebody is disturbed all the time.
     pub fn play(&mut self) -> Result<(), Wrong> {
-        let (mut answered, mut since) = (0, Instant::now());
+        let begin = Instant::now();
+        let (mut answered, mut since, mut said) = (0, Instant::now(), 0);
         while answered < self.calls {
             for _ in 0..self.dice.below(STEPS_AT_ONCE) {
                 self.step()?;
@@ -323,6 +321,10 @@ impl<'a> Cast<'a> {
             // Somebody without slices, and nobody to lend any: time goes on all the same.
             time::sleep(Duration::from_micros(20 + self.dice.below(200)));
             let now = self.answered();
+            if now / PROGRESS != said {
+                said = now / PROGRESS;
+                println!("gates: {now} so far, in {:?}", Instant::now() - begin);
+            }
             if now != answered {
                 (answered, since) = (now, Instant::now());
             } else if since.elapsed() > PATIENCE {
@@ -371,6 +373,18 @@ impl<'a> Cast<'a> {
             let _ = write!(line, " {count} {what};");
         }
         println!("{line}");
+    }
+
+    /// Says who saw what must not be.
+    pub fn witnesses(&self) {
+        for (index, actor) in self.actors.iter().enumerate() {
+            let Ok(view) = actor.child.view(0) else { continue };
+            let state = sys::vcore_report(actor.child.env, 0).map(|report| report.reason);
+            if index < SERVERS || view.read_u64(word::WRONG) != 0 || state.is_ok() {
+                let words: Vec<u64> = (0..KEPT / 2).map(|word| view.read_u64(word * 8)).collect();
+                println!("gates: number {} on core {}, {state:?}, has {words:x?}", actor.id, actor.core);
+            }
+        }
     }
 
     /// Everybody ends.

@@ -93,6 +93,9 @@ fn torture(ground: &Ground, seed: u64, calls: u64) -> Result<(), String> {
         if last || played.is_err() {
             cast.tell();
         }
+        if played.is_err() {
+            cast.witnesses();
+        }
         let doing = cast.doing;
         played.map_err(|wrong| match wrong {
             Wrong::Refused(refusal) => format!("{doing}: {refusal:?}"),

@@ -6,8 +6,8 @@ use crate::held::Held;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use exo_abi::page::MapEntry;
-use exo_abi::{Handle, Pfn, Refusal};
-use libos::mem::{self, Region};
+use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
+use libos::mem::{self, Mapping, Region};
 use libos::upcall::{self, Entry, Frame, Resume};
 use libos::{light_handler, quick_handler};
 use workshop::{Ground, data};
@@ -71,7 +71,7 @@ fn answer(frame: &mut Frame) -> Resume {
 
 fn answer_with_floats(frame: &mut Frame) -> Resume {
     TENTH.store((black_box(1.0f64) / black_box(10.0)).to_bits(), Relaxed);
-    faults::invert_vectors();
+    faults::spoil_registers();
     answer(frame)
 }
 
@@ -139,6 +139,7 @@ pub fn common(_: &Ground) -> Held {
 }
 
 pub fn light(_: &Ground) -> Held {
+    ensure!(upcall::light_way_is_integer_only(), "the light way touches floating point, or leaves its section");
     let full = mem::statistics().full_upcalls;
     with_light(|| at_once(try_plan(plan::SKIP, FREE_PAGE, same), full))??;
     // One of more registers goes the longer light way.
@@ -199,12 +200,15 @@ pub fn not_mine(ground: &Ground) -> Held {
     })?
 }
 
-/// With tables at [`FREE_PAGE`], and what maps a page there in [`ENTRY`], acts and clears up.
+/// With tables at [`FREE_PAGE`], zeros in the page before it, and what maps the same zeros there in [`ENTRY`], acts and clears up.
 fn with_page(act: impl FnOnce() -> Held) -> Held {
     let mut frames = [Pfn(0); 3];
     mem::alloc_frames(Handle::POOL, &mut frames)?;
     let [level_2, level_3, page] = frames;
-    let beside = FREE_PAGE + 4096;
+    let beside = FREE_PAGE - PAGE_BYTES;
+    let mut zeros = Mapping::writable(Handle::POOL, page, 1)?;
+    (0..PAGE_BYTES).step_by(8).for_each(|offset| zeros.write_u64(offset, 0));
+    drop(zeros);
     faults::map_own(&[
         MapEntry::install_table(FREE_PAGE, 2, level_2, Handle::POOL),
         MapEntry::install_table(FREE_PAGE, 3, level_3, Handle::POOL),
@@ -241,7 +245,8 @@ pub fn mappings(_: &Ground) -> Held {
     })
 }
 
-/// The entries that the kernel is to get lie in a page that a handler maps while the library copies them.
+/// A handler maps the page that entries lie in while the library copies them into the batch buffer, which must not change: else the kernel
+/// finds the handler's entry there, which is applied already.
 pub fn in_a_batch(_: &Ground) -> Held {
     let map = || -> Held {
         ASKED.store(0, Relaxed);

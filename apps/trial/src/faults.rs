@@ -318,25 +318,26 @@ pub fn invert<const N: usize>(frame: &mut Frame, registers: [usize; N]) {
     }
 }
 
-/// Writes all of q0 to q31 that a function may write, and FPSR.
-pub fn invert_vectors() {
+/// Writes registers that a function may write: general ones that no light handler has, x18 among them, vectors, FPSR.
+pub fn spoil_registers() {
     // SAFETY: what is written is named; FPSR counts as lost in a function.
     unsafe {
         asm!(
+            "mov x2, #0", "mov x7, #0", "mov x12, #0", "mov x15, #0", "mov x16, #0", "mov x17, #0", "mov x18, #0",
             "movi v0.2d, #0", "movi v1.2d, #0", "movi v7.2d, #0", "movi v16.2d, #0", "movi v23.2d, #0", "movi v31.2d, #0",
-            "mvni v8.4s, #0", "mvni v15.4s, #0", "mov {x}, #0x1f", "msr fpsr, {x}",
-            x = out(reg) _,
+            "mvni v8.4s, #0", "mvni v15.4s, #0", "mov x3, #0x1f", "msr fpsr, x3",
+            out("x2") _, out("x3") _, out("x7") _, out("x12") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
             out("v0") _, out("v1") _, out("v7") _, out("v8") _, out("v15") _, out("v16") _, out("v23") _, out("v31") _,
             options(nostack),
         )
     }
 }
 
-/// Gives the kernel a batch that lies in an unmapped page of [`FREE_VA`]'s: the library's copy faults in its middle.
+/// Gives the kernel a batch of five entries, of which the last lies at [`FREE_PAGE`], which is not mapped: the library's copy faults in its middle.
 pub fn map_from_free_page() -> Result<u64, sys::Stopped> {
-    // SAFETY: whoever answers the fault maps zeros there, which are entries, but none that the kernel applies.
+    // SAFETY: the caller has mapped zeros before it, and whoever answers the fault maps zeros there; the kernel applies no such entry.
     unsafe {
-        let entries = core::slice::from_raw_parts(FREE_PAGE as *const MapEntry, 1);
+        let entries = core::slice::from_raw_parts((FREE_PAGE as *const MapEntry).sub(4), 5);
         sys::map(Handle::SELF, entries)
     }
 }

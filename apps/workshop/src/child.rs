@@ -12,8 +12,8 @@ use exo_abi::{Handle, PAGE_BYTES, Pfn, Refusal};
 use libos::event::CHILD;
 use libos::mem::{self, Mapping, tables};
 use libos::sys::{self, EnvFrames, FrameKind, Progress, Report, SliceTerms, StopReason, VcoreStart};
-use libos::time::Instant;
-use libos::{event, slots};
+use libos::time::{self, Instant};
+use libos::{event, machine, slots};
 
 /// Where a child's code begins.
 pub const CODE_VA: u64 = 0x20_0000;
@@ -33,6 +33,10 @@ const MOST_YIELDS: u32 = 10_000;
 const MOST_IDLE: u32 = 8;
 /// Steps of a destruction before it is given up.
 const MOST_STEPS: u32 = 1_000_000;
+/// Steps without a pause.
+const STEPS_AT_ONCE: u32 = 200;
+/// The pause.
+const PAUSE: Duration = Duration::from_micros(5);
 
 /// A child environment. Its maker keeps every right on it.
 #[derive(Debug)]
@@ -227,7 +231,8 @@ impl Child {
 
     /// Stops a vcore and reports what it was doing. `Again`: it runs on another core that does not stop it.
     pub fn stop(&self, vcore: u64) -> Result<Report, Refusal> {
-        for _ in 0..MOST_STEPS {
+        for step in 0..MOST_STEPS {
+            let_others_run(step);
             match sys::vcore_stop(self.env, vcore) {
                 Ok(()) | Err(Refusal::WrongState) => return sys::vcore_report(self.env, vcore),
                 Err(Refusal::Again) => {}
@@ -277,7 +282,8 @@ impl Child {
     /// Ends it; its frames are free, its numbers the maker's.
     pub fn destroy(self, ground: &Ground) -> Result<(), Refusal> {
         let mut cursor = 0;
-        for _ in 0..MOST_STEPS {
+        for step in 0..MOST_STEPS {
+            let_others_run(step);
             match sys::env_destroy(self.env, cursor)? {
                 Progress::Done => {
                     self.positions.iter().for_each(|position| ground.positions.give_back(*position));
@@ -294,6 +300,14 @@ impl Child {
             }
         }
         Err(Refusal::Again)
+    }
+}
+
+/// Who waits for another core after so many steps sleeps between them. (An emulator that counts instructions lets one core run until the next timer: a loop would
+/// keep the other from coming to its end.)
+fn let_others_run(step: u32) {
+    if step > STEPS_AT_ONCE && machine::info().cores > 1 {
+        time::sleep(PAUSE);
     }
 }
 

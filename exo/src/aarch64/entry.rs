@@ -180,7 +180,10 @@ extern "C" fn on_late_event(reference: u64) {
 
 extern "C" fn on_interrupt() -> Leave {
     serve_interrupts();
-    finish(slice::after_interrupt(&Arm))
+    match slice::after_interrupt(&Arm) {
+        Outcome::Waited(next) => waited(next),
+        outcome => finish(outcome),
+    }
 }
 
 /// Exceptions that are no upcall; everything is saved.
@@ -223,8 +226,9 @@ fn serve_interrupts() {
         } else if (interrupt::FIRST_SHARED..gic::SPECIAL).contains(&number) {
             interrupt::fired(&Arm, number);
         } else {
-            // Nothing else that is private is unmasked.
+            // Nothing else that is private is unmasked. One look an entry: the next must find this core out of the kernel.
             remote::look(&Arm);
+            return gic::complete(number);
         }
         gic::complete(number);
     }
@@ -274,7 +278,7 @@ fn enter(next: VcoreRef) -> Leave {
         return resume_full(next, control);
     }
     let leave = match word.resumes(Resume::Events) {
-        true => Leave(EVENTS, vcore.take_waited(&Arm, word)),
+        true => Leave(EVENTS, vcore.take(&Arm, word.pending() & vcore.mask.load(Relaxed))),
         false => Leave(WORDS, &raw const control.0[word!(result)] as u64),
     };
     behind_call(vcore, control, leave)

@@ -113,8 +113,8 @@ pub fn own_target() -> u64 {
 
 /// Interrupts a core, which sees then what was stored before.
 pub fn send(core: &PerCore) {
-    // The stores are complete before the interrupt is sent (IHI 0069 12.1.2: a write of a system register is not ordered after them by itself; for the
-    // distributor's register the barrier orders Normal stores before the Device store, Arm ARM B2.3.12).
+    // What was stored before is complete before the interrupt is generated (IHI 0069 4.4): nothing else orders the write of a system register behind
+    // stores to memory (Arm ARM, "Data Synchronization Barrier"). Version 2's register is Device memory, for which less would do.
     execute!("dsb ishst");
     if CPU_INTERFACE.load(Relaxed) != 0 {
         write(distributor(0xf00), (core.target.load(Relaxed) as u32) << 16 | ASKED as u32); // GICD_SGIR

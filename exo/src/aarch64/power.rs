@@ -1,6 +1,7 @@
 //! Off, reset, and the exit code for an emulator.
 
-use super::{boot, registers};
+use super::boot;
+use super::registers::{self, execute};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use exo::machine::Power;
@@ -32,6 +33,8 @@ pub fn switch(what: Power) -> ! {
 
 /// Starts the core with this affinity at a physical address, with `argument` in x0; false: it does not.
 pub fn start_core(affinity: u64, at: u64, argument: u64) -> bool {
+    // Its structure and the tables that map it are complete before it starts: the conduit is no barrier (Arm ARM, "Data Synchronization Barrier").
+    execute!("dsb ishst");
     match CONDUIT.load(Relaxed) {
         1 => cpu_on::<Hvc>(affinity, at, argument).is_ok(),
         2 => cpu_on::<Smc>(affinity, at, argument).is_ok(),

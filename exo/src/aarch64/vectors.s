@@ -161,9 +161,9 @@ vectors:
     mov     w17, #({SVC64} | 0xffff)
     subs    w16, w17, w16               // the number, if this is `svc` from AArch64
     hot     eq, gate_call, slow
-    b.lo    fault                       // an exception of a class behind `svc`'s: most of them
     cmp     w16, #{REPLY_WAIT}
     hot     eq, gate_reply, slow
+    tbnz    w16, #30, fault             // another exception: most of them, and never the trap of FP/SIMD (0x1e… to 0x1f…)
     cmp     w16, #{NUMBER_RESUME}
     b.eq    resume
     b.hi    1f
@@ -207,9 +207,10 @@ gate_call:
     cbnz    w9, slow_handle
     and     x12, x10, #{LINK_DEPTH}
     add     x15, x15, x12
-    str     x10, [x15, #{VCORE_CALLER}]
-    stp     x15, xzr, [x10, #{VCORE_CALLEE}] // and nothing special about this call
     suspend
+    stp     x15, xzr, [x10, #{VCORE_CALLEE}] // and nothing special about this call
+    add     x12, x15, #{VCORE_CALLER}
+    stlr    x10, [x12]                  // the arbiter last
     switch
     clear   "8, 10"
     clear   "11, 15"

@@ -211,7 +211,7 @@ fn affinities(blob: &[u32]) -> Vec<u64> {
 fn cores_are_told_by_their_affinities() {
     // QEMU: clusters of eight on a GICv2, of sixteen on a GICv3.
     assert_eq!(affinities(&dump!("gic2-smp8")), (0..8).collect::<Vec<_>>());
-    let of_sixteen = |core: u64| ((core / 16) << 8) | (core % 16);
+    let of_sixteen = |core: u64| ((core / 16) << 8) + core % 16;
     assert_eq!(affinities(&dump!("smp128")), (0..128).map(of_sixteen).collect::<Vec<_>>());
     // Two cells, one that failed, one without a place, one with half of one.
     let cpus = Tree::root().controller().memory(0x4000_0000, MIB).node("cpus").cells("#address-cells", &[2]);

@@ -23,7 +23,7 @@ const BOOT: &str = "boot_to_first_user_instruction";
 /// How far the calibration loop may be off, in thousandths.
 const CALIBRATION_TOLERANCE: u64 = 10;
 /// Every operation that must be measured.
-pub const OPERATIONS: [&str; 26] = [
+pub const OPERATIONS: [&str; 29] = [
     "null_call",
     "gate_round_trip_0",
     "gate_round_trip_7",
@@ -50,6 +50,9 @@ pub const OPERATIONS: [&str; 26] = [
     "rpc_round_trip_deadline",
     "rpc_round_trip_u64",
     "rpc_round_trip_4k",
+    "ring_message",
+    "pipe_round_trip_1b",
+    "frame_handover",
 ];
 
 /// What can be said after `bench`.

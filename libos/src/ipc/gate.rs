@@ -9,19 +9,25 @@ use exo_abi::{Handle, Refusal};
 /// How long a patient caller sleeps when lending its slice does not help.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The client's end of a gate.
+/// The client's end of a gate: its handle, as wide as the register that a call takes it from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gate(Handle);
+pub struct Gate(u64);
 
 impl Gate {
     /// The gate that a binding of ours names.
     pub const fn new(handle: Handle) -> Gate {
-        Gate(handle)
+        Gate(handle.0 as u64)
     }
 
     /// Its binding.
     pub const fn handle(self) -> Handle {
-        self.0
+        Handle(self.0 as u16)
+    }
+
+    /// Calls without words, and waits for the reply: the other side finds what happens to be in the registers, and its words are dropped.
+    #[inline(always)]
+    pub fn knock(self) -> Result<(), Refusal> {
+        sys::call_empty(self.0)
     }
 
     /// Calls, and waits for the reply.
@@ -33,12 +39,12 @@ impl Gate {
     /// Calls; the reply must come before `deadline`.
     #[inline(always)]
     pub fn call_until(self, words: Words, deadline: Instant) -> Result<Words, Refusal> {
-        sys::call_words_until(self.0, words, deadline.0)
+        sys::call_words_until(self.handle(), words, deadline.0)
     }
 
     /// Calls with everything a message can carry.
     pub fn call_with(self, message: &CallMessage) -> Result<Received, Refusal> {
-        sys::call(self.0, message)
+        sys::call(self.handle(), message)
     }
 
     /// Calls; while the gate is shut it lends its slice to who works behind it, or sleeps, until `deadline`, which is the call's too.
@@ -47,7 +53,7 @@ impl Gate {
         loop {
             match self.call_with(&message) {
                 Err(Refusal::Busy) if Instant::now() < deadline => {
-                    if sys::yield_to(self.0, 0).is_err() {
+                    if sys::yield_to(self.handle(), 0).is_err() {
                         crate::time::sleep(PAUSE);
                     }
                 }

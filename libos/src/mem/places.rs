@@ -28,7 +28,7 @@ struct Far {
 }
 
 impl Places {
-    const fn new() -> Places {
+    pub(crate) const fn new() -> Places {
         Places {
             small_base: AtomicU64::new(0),
             // Nothing can be taken before the layout is known.
@@ -37,14 +37,14 @@ impl Places {
         }
     }
 
-    fn begin(&self, maps: u64, far: u64, far_end: u64) {
+    pub(crate) fn begin(&self, maps: u64, far: u64, far_end: u64) {
         self.small_base.store(maps, Relaxed);
         let mut place = self.far.lock();
         (place.next, place.end) = (far, far_end);
         self.small_used.store(0, Relaxed);
     }
 
-    fn take(&self, pages: u64) -> Option<u64> {
+    pub(crate) fn take(&self, pages: u64) -> Option<u64> {
         if pages == 0 {
             return None;
         }
@@ -65,7 +65,7 @@ impl Places {
         page
     }
 
-    fn give_back(&self, va: u64, pages: u64) {
+    pub(crate) fn give_back(&self, va: u64, pages: u64) {
         let page = va.wrapping_sub(self.small_base.load(Relaxed)) / PAGE_BYTES;
         if page < 64 {
             self.small_used.fetch_and(!run(page, pages), AcqRel);

@@ -28,20 +28,19 @@ pub struct Received {
     pub binding: bool,
 }
 
-/// [`Call::Call`] with nothing but words.
+/// [`Call::Call`] with nothing but words; `gate` is the handle, as wide as the register.
 #[inline(always)]
-pub fn call_words(gate: Handle, words: [u64; 7]) -> Result<[u64; 7], Refusal> {
+pub fn call_words(gate: u64, words: [u64; 7]) -> Result<[u64; 7], Refusal> {
     // SAFETY: the callee is another protection domain; nothing of the caller's memory changes.
-    let [x0, x1, x2, x3, x4, x5, x6, x7, _] =
-        unsafe { svc::switching_8::<{ Call::Call as u64 }>(u64::from(gate.0), words) };
+    let [x0, x1, x2, x3, x4, x5, x6, x7, _] = unsafe { svc::switching_8::<{ Call::Call as u64 }>(gate, words) };
     check(x0).map(|()| [x1, x2, x3, x4, x5, x6, x7])
 }
 
 /// [`Call::Call`] without words: the other side finds what happens to be in the registers, and its words are dropped.
 #[inline(always)]
-pub fn call_empty(gate: Handle) -> Result<(), Refusal> {
+pub fn call_empty(gate: u64) -> Result<(), Refusal> {
     // SAFETY: as above.
-    check(unsafe { svc::switching_0::<{ Call::Call as u64 }>(u64::from(gate.0)) })
+    check(unsafe { svc::switching_0::<{ Call::Call as u64 }>(gate) })
 }
 
 /// [`Call::Call`] with words and a deadline in timer ticks.

@@ -68,11 +68,8 @@ global_asm!(
     ".macro velvet_vector op, offset, first, second",
     "\\op q\\first, q\\second, [sp, #(\\offset + 16 * \\first)]",
     ".endm",
-    //
-    ".pushsection .text.velvet_upcall, \"ax\", %progbits",
-    ".balign 64",
-    ".globl velvet_upcall",
-    "velvet_upcall:",
+    // What a Rust function may change, floating point excepted; on the upcall stack then.
+    ".macro velvet_save",
     "mrs x16, tpidrro_el0",
     "velvet_low stp, x16",
     "str x18, [x16, #{x} + 144]",
@@ -80,7 +77,13 @@ global_asm!(
     "stp x30, x17, [x16, #{x} + 240]",
     "ldr x17, [x16, #{upcall_stack}]",
     "mov sp, x17",
-    "mov x0, x16",
+    ".endm",
+    //
+    ".pushsection .text.velvet_upcall, \"ax\", %progbits",
+    ".balign 64",
+    ".globl velvet_upcall",
+    "velvet_upcall:",
+    "velvet_save",
     "bl velvet_upcall_light",
     "tbnz x0, #63, 2f",
     // Back to the program. x0: entries of the batch.
@@ -92,13 +95,13 @@ global_asm!(
     "ldr x18, [x17, #{x} + 144]",
     "velvet_low ldp, x17",
     "svc #{resume}",
-    // Refused: every register but x16 (why) and x17 (entries done) is the program's, as on entry. The next round sees both.
+    // Refused: every register but x16 (why) and x17 (entries done) is the program's, as on entry. The full way sees both.
     ".globl velvet_upcall_refused",
     "velvet_upcall_refused:",
     "orr x16, x16, x17, lsl #16",
     "mrs x17, tpidrro_el0",
     "str x16, [x17, #{spare}]",
-    "b velvet_upcall",
+    "velvet_save",
     // The full way: x19 to x29 are still the program's.
     "2:",
     "mrs x16, tpidrro_el0",

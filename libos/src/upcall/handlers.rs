@@ -150,19 +150,26 @@ mod machine {
     /// The light way. Answers with the number of batch entries, or [`FULL_WAY`].
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "velvet_light_way")]
-    extern "C" fn velvet_upcall_light(page: *mut ControlPage) -> u64 {
+    extern "C" fn velvet_upcall_light() -> u64 {
         // SAFETY: the kernel keeps the page mapped; during an upcall nobody else touches this frame.
-        let frame = unsafe { &mut *addr_of_mut!((*page).upcall) };
-        if frame.spare != 0 || library_get!(batch_used) != 0 {
+        let frame = unsafe { &mut *addr_of_mut!((*control::page()).upcall) };
+        if library_get!(batch_used) != 0 {
             return FULL_WAY;
         }
         if let Some(entry) = mem::light_answer(frame.cause, frame.address) {
             library_set!(1, answered);
             return in_batch(entry);
         }
-        let Some(handler) = light_handler() else {
-            return FULL_WAY;
-        };
+        match light_handler() {
+            Some(handler) => ask_light_handler(frame, handler),
+            None => FULL_WAY,
+        }
+    }
+
+    /// For itself, so that what is above needs no frame on the stack.
+    #[inline(never)]
+    #[unsafe(link_section = "velvet_light_way")]
+    fn ask_light_handler(frame: &mut Frame, handler: LightHandler) -> u64 {
         match handler(frame).into() {
             Resume::Continue => 0,
             Resume::Mapping(entry) => {

@@ -4,7 +4,7 @@ use super::Resume;
 use core::mem::MaybeUninit;
 use exo_abi::page::MapEntry;
 
-/// [`Resume`] in two registers: the words of an entry; or 0 to continue, or [`NOT_MINE`], and nothing in the other one.
+/// [`Resume`] in two registers: the words of an entry; or 0 to continue, or `NOT_MINE`, and nothing in the other one.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Words(u64, MaybeUninit<u64>);
