@@ -1,10 +1,8 @@
 //! The kernel's invariants, checked one frame at a time.
 
-use crate::environment;
-use crate::fault;
 use crate::frame::{Kind, Word};
 use crate::machine::Machine;
-use crate::page_table;
+use crate::{environment, fault, page_table};
 use core::sync::atomic::Ordering::*;
 use exo_abi::exposed::audit::{BROKEN, MORE, TABLE};
 use exo_abi::page::Descriptor;

@@ -442,11 +442,9 @@ pub fn wake(m: &impl Machine, target: VcoreRef, event: u64, lender_resumes: Resu
     let (core, vcore) = (m.core(), m.vcore(target));
     let mask = vcore.mask.load(Relaxed) & PENDING;
     let ends = |word: StateWord| word.waits() && (mask & event != 0 || event == 0 && word.is(State::Waiting));
-    if !ends(vcore.word()) {
-        return false;
-    }
     let position = core.position();
-    if position >= 63
+    if !ends(vcore.word())
+        || position >= 63
         || core.link.load(Relaxed) == 0
         || core.loan.load(Relaxed) != IDLE
         || vcore::home(m, target) != core.id()

@@ -256,11 +256,6 @@ impl Vcore {
         let old = if set == 0 { None } else { self.update(m, |word| Some(StateWord(word.0 & !(set & PENDING)))) };
         old.map_or(0, |word| word.0 & set)
     }
-    /// Takes the events that a wait is for.
-    #[inline(always)]
-    pub fn take_waited(&self, m: &impl Machine, word: StateWord) -> u64 {
-        self.take(m, word.pending() & self.mask.load(Relaxed))
-    }
 }
 
 /// The place of a field of [`exo_abi::control_page::ControlPage`], in words.

@@ -278,7 +278,7 @@ fn enter(next: VcoreRef) -> Leave {
         return resume_full(next, control);
     }
     let leave = match word.resumes(Resume::Events) {
-        true => Leave(EVENTS, vcore.take_waited(&Arm, word)),
+        true => Leave(EVENTS, vcore.take(&Arm, word.pending() & vcore.mask.load(Relaxed))),
         false => Leave(WORDS, &raw const control.0[word!(result)] as u64),
     };
     behind_call(vcore, control, leave)

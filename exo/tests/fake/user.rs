@@ -52,7 +52,21 @@ impl Fake {
                 match vcore.word().resume() {
                     Resume::Full => return,
                     Resume::Result => (0..9).for_each(|index| x[index] = control.get(exo::word!(result) + index)),
-                    Resume::Events => *x = [0, vcore.take_waited(self, vcore.word()), 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                    Resume::Events => {
+                        *x = [
+                            0,
+                            vcore.take(self, vcore.word().pending() & vcore.mask.load(Relaxed)),
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                        ]
+                    }
                 }
                 self.pc.set(control.get(exo::word!(pc)));
             }
