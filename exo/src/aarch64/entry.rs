@@ -102,20 +102,14 @@ const _: () = {
     assert!(offset_of!(Vcore, mask) == offset_of!(Vcore, callee) + 8 && State::Gate as u64 == 0);
     assert!(State::Running as u64 & 4 == 0 && State::Waiting as u64 & 4 == 0 && State::Stopped as u64 == 4);
     assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Null as u64 == 2 && Call::Map as u64 == 3);
-    assert!(
-        Call::Resume as u64 == 4 && Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7
-    );
+    assert!(Call::Resume as u64 == 4 && Call::Wait as u64 == 5 && Call::Notify as u64 == 6);
     assert!(offset_of!(ControlPage, masked) == offset_of!(ControlPage, upcall_entry) + 8);
     // The lock is a byte, 1 while it is taken; a slice is its address and its length.
     assert!(size_of_val(&SpinMutex::<()>::new(())) == 1);
     // SAFETY: two words make a slice's pointer, which is not followed.
     assert!(unsafe { core::mem::transmute::<[usize; 2], *const [u64]>([8, 3]) }.len() == 3);
-    assert!(
-        Rights::ENV_MAP.bits() == 1
-            && Rights::POOL_READ.bits() == 1
-            && Rights::POOL_WRITE.bits() == 2
-            && READABLE.bits() & !(0xffff << 48) < 1 << 16
-    );
+    assert!(Rights::ENV_MAP.bits() == 1 && Rights::POOL_READ.bits() == 1 && Rights::POOL_WRITE.bits() == 2);
+    assert!(READABLE.bits() & !(0xffff << 48) < 1 << 16);
     assert!(size_of::<Binding>() == 32 && offset_of!(Binding, object) == 16 && BINDINGS_PER_FRAME == 128);
 };
 

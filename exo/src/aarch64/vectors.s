@@ -26,11 +26,6 @@
     each    \op, sp, 0, "0, 1", "2, 3", "4, 5", "6, 7"
     .endm
 
-// x8 to x15, on the stack.
-    .macro  more_words op
-    each    \op, sp, 0, "8, 9", "10, 11", "12, 13", "14, 15"
-    .endm
-
 // x2 to x13, below x16 and x17 below sp.
     .macro  below op
     each    \op, sp, -144, "2, 3", "4, 5", "6, 7", "8, 9", "10, 11", "12, 13"
@@ -672,14 +667,14 @@ resume_fully:
 resume_entries:
     sub     sp, sp, #144
     words   stp
-    more_words stp
+    each    stp, sp, 0, "8, 9", "10, 11", "12, 13", "14, 15"
     stp     x18, x30, [sp, #128]
     mov     x0, x17
     bl      {RESUME_BATCH}
     mov     x16, x0
     mov     w17, w1
     words   ldp
-    more_words ldp
+    each    ldp, sp, 0, "8, 9", "10, 11", "12, 13", "14, 15"
     ldp     x18, x30, [sp, #128]
     add     sp, sp, #144
     cbz     x16, resume_now
