@@ -320,7 +320,12 @@ pub fn pool(m: &impl Machine, environment: &Environment, x: &[u64; 11], root: &B
 /// One step of the end of a pool that is no environment's own and has no children.
 fn shared_pool(m: &impl Machine, number: u64) -> Result<(), Refusal> {
     free_frames(m, number, 0)?;
-    let cell = pool::pool(m, number).identity().cell();
+    let dying = pool::pool(m, number);
+    let identity = dying.identity();
+    // Of two who come so far one ends it.
+    Refusal::Again.when(identity.state() != State::Dying)?;
+    dying.change(identity, identity.in_state(State::DyingOwn)).map_err(|_| Refusal::Again)?;
+    let cell = identity.cell();
     binding::bump(m, cell, binding::owner(m, cell), 0);
     pool::end(m, number);
     Ok(())

@@ -207,11 +207,16 @@ pub fn pass_children_on(m: &impl Machine, number: u64) {
 /// Ends a dying pool that has no frames any more: its number is unused, its quota is the parent's again.
 pub fn end(m: &impl Machine, number: u64) {
     let dying = pool(m, number);
-    let identity = dying.identity();
     let (_, quota) = dying.account();
     dying.begin(0);
-    let _ = dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused));
-    if identity.parent() != 0 {
-        pool(m, identity.parent()).uncharge(quota);
+    // Its parent may end meanwhile, and pass it on to its own: once for each above it.
+    for _ in 0..=MAX_POOL_DEPTH {
+        let identity = dying.identity();
+        if dying.change(identity, Identity::new(identity.owner(), 0, 0, State::Unused)).is_ok() {
+            if identity.parent() != 0 {
+                pool(m, identity.parent()).uncharge(quota);
+            }
+            return;
+        }
     }
 }

@@ -26,9 +26,11 @@ impl Requests {
         self.asleep.store(1, Release);
     }
     /// It may find something from here on, and nothing that could not be found when somebody saw it asleep.
-    pub fn wakes(&self) {
+    /// Whoever has drawn a ticket by then, without interrupting it, needs not wait for its next look.
+    pub fn wakes(&self, m: &impl Machine) {
         self.asleep.store(0, Relaxed);
         fence(SeqCst);
+        self.looked.store(m.tables().tickets.load(Acquire), Release);
     }
 }
 
@@ -78,6 +80,14 @@ pub fn stop(m: &impl Machine, reference: VcoreRef) {
         let _ = core.requests.stop.compare_exchange(0, reference.0, AcqRel, Relaxed);
         m.interrupt_core(core.id());
     }
+}
+
+/// A vcore has been stopped: nobody needs to do it any more, let alone to who is started anew.
+pub fn forget(m: &impl Machine, reference: VcoreRef) {
+    let cores = (0..).map_while(|id| m.core_at(id));
+    cores.for_each(|core| {
+        let _ = core.requests.stop.compare_exchange(reference.0, 0, AcqRel, Relaxed);
+    });
 }
 
 /// Another core interrupted this one.

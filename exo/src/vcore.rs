@@ -381,6 +381,7 @@ pub fn stop(m: &impl Machine, reference: VcoreRef, vcore: &Vcore, reason: u64, c
     // Held until the reason stands there: who finds it stopped may report, or start it anew.
     vcore.mask.store(reason, Relaxed);
     vcore.alarm.store(code, Relaxed);
+    remote::forget(m, reference);
     // While it is held: once it can be started anew, the next call may stand there.
     gate::fail_caller(m, vcore, Refusal::Died);
     vcore.update(m, |word| Some(word.in_state(State::Stopped)));

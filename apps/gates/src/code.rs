@@ -306,6 +306,8 @@ workshop::snippets! {
             // Events, or a refusal: of a slot that is full, or a binding that nobody wants. The reply is still owed then.
             "7:",
             "cbnz x1, 71f",
+            // Neither: an event came between two waits, and this one is not for it.
+            "cbz x2, 1b",
             "add x9, sp, #256",
             "ldr x10, [x9, x2, lsl #3]",
             "add x10, x10, #1",

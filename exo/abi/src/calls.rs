@@ -137,7 +137,7 @@ calls! {
     /// `Busy`: the gate is shut, or belongs to a vcore that already serves in this chain. `Died`: the callee died, stopped, or its environment is dying.
     0 Call call [BadHandle WrongKind Stale NoRight BadArgument SlotTaken Busy TooDeep Died DeadlineMissed];
     /// Replies to the current caller, if there is one, with words x1 to x7; opens the gate; returns at the next call (x0 = its badge, never 0; x1 to x7 its words; x8 = 1 if a binding arrived)
-    /// or when an event of the mask (x0 bits 47:0) is pending (x0 = 0, x1 = the events, which are taken). A refusal changes nothing: x0 = 0, x1 = 0 and x2 = the refusal.
+    /// or when an event of the mask (x0 bits 47:0) is pending (x0 = 0, x1 = the events, which are taken; it may be 0, when one came between two waits of which only the first was for it). A refusal changes nothing: x0 = 0, x1 = 0 and x2 = the refusal.
     1 ReplyWait reply_wait [BadHandle Stale NoRight BadArgument SlotTaken];
     /// Does nothing: the price of a crossing.
     2 Null null [];

@@ -302,7 +302,7 @@ fn idle() -> Leave {
         execute!("msr ttbr0_el1, {}; isb", mmu::idle_space());
         Arm.core().requests.sleeps();
         registers::sleep();
-        Arm.core().requests.wakes();
+        Arm.core().requests.wakes(&Arm);
         serve_interrupts();
         match slice::after_interrupt(&Arm) {
             Outcome::Idle => {}
@@ -371,7 +371,7 @@ fn write_upcall(control: Control<'_>, [pc, flags, x16, x17]: [u64; 4], events: u
 
 /// Leaves the kernel for the first time, as if from an interrupt of nobody.
 pub fn begin() -> ! {
-    Arm.core().requests.wakes();
+    Arm.core().requests.wakes(&Arm);
     let Leave(how, word) = finish(slice::schedule(&Arm));
     // SAFETY: what lies on the stack is not needed any more; the vectors go on as after any entry.
     unsafe {

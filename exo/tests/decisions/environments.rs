@@ -171,7 +171,7 @@ fn an_environment_cannot_destroy_itself() {
 fn destruction_waits_until_every_core_has_left() {
     let fake = Fake::with(512, 3);
     let child = fake.child(3, 40);
-    fake.core_at(1).unwrap().requests.wakes();
+    fake.core_at(1).unwrap().requests.wakes(&fake);
     for _ in 0..20 {
         fake.refused(Again, Call::EnvDestroy, &[child.env, 0]);
     }

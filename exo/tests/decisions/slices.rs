@@ -315,7 +315,7 @@ fn elsewhere() -> (Fake, crate::fake::world::Child, VcoreRef) {
     let vcore = VcoreRef::new(child.frame, 5);
     fake.here.set(1);
     fake.interrupt();
-    fake.core().requests.wakes();
+    fake.core().requests.wakes(&fake);
     assert_eq!(fake.running(), vcore);
     (fake, child, vcore)
 }
