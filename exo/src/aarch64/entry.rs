@@ -46,7 +46,7 @@ vectors! {
     places {
         Core {
             CORE_CONTROL control, CORE_ZEROS zeros, CORE_FP fp, CORE_ID id, CORE_RESCHEDULE reschedule, CORE_LOAN loan, CORE_LENT lent,
-            CORE_POSITION position, CORE_READY ready, CORE_ALARM alarm, CORE_SLICE_END slice_end, CORE_TIMER timer,
+            CORE_READY ready, CORE_ALARM alarm, CORE_SLICE_END slice_end, CORE_TIMER timer,
         }
         Vcore {
             VCORE_CONTROL control, VCORE_MASK mask, VCORE_SLOTS slots, VCORE_CALLER caller, VCORE_CALLEE callee, VCORE_ALARM alarm,

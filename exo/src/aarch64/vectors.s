@@ -322,9 +322,6 @@ yield_to:
     ldr     x12, [sp, #{CORE_LOAN}]
     cmp     x12, #{IDLE}
     b.ne    other_yield
-    ldr     x12, [sp, #{CORE_POSITION}]
-    cmp     x12, #{IDLE}
-    b.eq    other_yield
     and     x12, x10, #~0xfff
     ubfx    x13, x10, #6, #6
     add     x12, x12, x13, lsl #1
@@ -385,8 +382,7 @@ yield_to:
 1:  switch
     msr     tpidr_el0, xzr
     mov     x0, xzr
-    lsl     x1, x9, #16                 // 48 events
-    lsr     x1, x1, #16
+    ubfx    x1, x9, #0, #48             // events
     b       leave_events
 other_yield:
     rust    {YIELD_TO}
