@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 fn output() -> String {
     let mut text = String::from("Velvet\ncalibration 1000 1001\n");
     for name in OPERATIONS {
-        text.push_str(&format!("bench {name} 200000 10000\n"));
+        text.push_str(&format!("bench {name} 100000 10000\n"));
     }
     text + "bench done\n"
 }
@@ -19,7 +19,7 @@ fn sizes() -> BTreeMap<String, u64> {
 fn figures_are_read_from_the_guests_lines() {
     let figures = read(&output());
     assert_eq!(figures.calibration, Some((1000, 1001)));
-    assert_eq!(figures.operations["null_call"], (200_000, 10_000));
+    assert_eq!(figures.operations["null_call"], (100_000, 10_000));
     assert!(figures.done);
 }
 
@@ -38,9 +38,9 @@ fn figures_within_budgets_are_accepted() {
 fn every_excess_and_every_gap_is_named() {
     let mut budgets = read_budgets().unwrap();
     budgets.missed.clear();
-    let slow = output().replace("null_call 200000", "null_call 330000");
-    assert_eq!(compare(&read(&slow), &sizes(), &budgets), ["null_call takes 33.0, at most 32"]);
-    let gap = output().replace("bench grant 200000 10000\n", "");
+    let slow = output().replace("null_call 100000", "null_call 170000");
+    assert_eq!(compare(&read(&slow), &sizes(), &budgets), ["null_call takes 17.0, at most 16"]);
+    let gap = output().replace("bench grant 100000 10000\n", "");
     assert_eq!(compare(&read(&gap), &sizes(), &budgets), ["grant was not measured"]);
     let skewed = output().replace("1000 1001", "1000 1011");
     assert!(compare(&read(&skewed), &sizes(), &budgets)[0].contains("calibration"));
@@ -73,7 +73,7 @@ fn the_json_has_the_agreed_form() {
     let json = as_json(&read(&output()), &sizes());
     assert_eq!(json["calibration"]["expected"], 1000);
     assert_eq!(json["calibration"]["measured"], 1001);
-    assert_eq!(json["operations"]["null_call"]["instructions"], 20.0);
+    assert_eq!(json["operations"]["null_call"]["instructions"], 10.0);
     assert_eq!(json["operations"]["null_call"]["iterations"], 10_000);
     assert_eq!(json["sizes"]["kernel_lines"], 3000);
 }
