@@ -7,7 +7,7 @@ use exo_abi::binding::Rights;
 use libos::event::{self, Event};
 use libos::mem::Mapping;
 use libos::{slots, sys};
-use workshop::{Child, Common, DATA_VA, EXTRA_VA, Ground, snippets};
+use workshop::{Child, Common, DATA_VA, EXTRA_VA, Ground, snippets, svc};
 
 /// Microseconds a round of the vcores that wait: long enough to pay for every loan of a measurement.
 pub const LONG_SLICE: u64 = 1_000_000;
@@ -21,7 +21,7 @@ snippets! {
             "1:",
             "mov x0, #1",
             "mov x1, #0",
-            "svc #(65535 - 5)",
+            svc!(wait),
             "isb",
             "mrs x2, cntvct_el0",
             "ldp x3, x4, [sp]",

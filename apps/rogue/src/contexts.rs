@@ -7,7 +7,7 @@ use exo_abi::Refusal;
 use exo_abi::control_page::{ControlPage, Frame};
 use libos::sys::{Report, StopReason};
 use libos::time;
-use workshop::{CODE_VA, Child, Common, DATA_VA, EXTRA_VA, Ground};
+use workshop::{CODE_VA, Child, Common, DATA_VA, EXTRA_VA, Ground, svc};
 
 /// Long: a busy host makes the guest wait, and no test may depend on that.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,17 +20,17 @@ workshop::snippets! {
     /// Ends and means.
     enum Step in "velvet_step" {
         /// `resume` without a batch.
-        Resume: ["mov x16, #0", "svc #(65535 - 4)", "mov x0, x16", "svc #(65535 - 22)"],
+        Resume: ["mov x16, #0", svc!(resume), "mov x0, x16", svc!(halt)],
         /// `resume` with 64 entries of whatever the batch buffer holds.
-        ResumeBatch: ["mov x16, #64", "svc #(65535 - 4)", "mov x0, x16", "svc #(65535 - 22)"],
+        ResumeBatch: ["mov x16, #64", svc!(resume), "mov x0, x16", svc!(halt)],
         /// EL0 still: halts with 0x33.
-        Harmless: ["mov x0, #0x33", "svc #(65535 - 22)"],
+        Harmless: ["mov x0, #0x33", svc!(halt)],
         /// A fault.
         Fault: ["udf #0"],
         /// A call that is preempted again and again.
         Spin: ["1:", "b 1b"],
         /// Waits for ever.
-        Wait: ["mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "mov x0, #0x33", "svc #(65535 - 22)"],
+        Wait: ["mov x0, #1", "mov x1, #0", svc!(wait), "mov x0, #0x33", svc!(halt)],
     }
 }
 

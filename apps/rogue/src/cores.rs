@@ -9,7 +9,7 @@ use exo_abi::page::{MapEntry, Prot};
 use exo_abi::{Call, Handle, PAGE_BYTES, Pfn, Refusal};
 use libos::sys;
 use libos::{machine, mem, println, slots, time};
-use workshop::{CONTROL_VA, Child, Common, DATA_VA, EXTRA_VA, Ground};
+use workshop::{CONTROL_VA, Child, Common, DATA_VA, EXTRA_VA, Ground, svc};
 
 workshop::snippets! {
     /// Calls without end.
@@ -38,7 +38,7 @@ workshop::snippets! {
             "2:",
             // `halt` is `null` here.
             ".irp number,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,2,23,24,25,26,27,28,29,30,31,32,33,34",
-            "svc #(65535 - \\number)",
+            svc!(number),
             "b 3f",
             ".endr",
             "3:",

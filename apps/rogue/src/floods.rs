@@ -7,29 +7,29 @@ use exo_abi::binding::Rights;
 use exo_abi::{Handle, event};
 use libos::sys;
 use libos::time;
-use workshop::{Child, EXTRA_VA, Ground};
+use workshop::{Child, EXTRA_VA, Ground, svc};
 
 workshop::snippets! {
     /// Loops without end.
     enum Flood in "velvet_flood" {
         /// Of nothing.
-        Null: ["1:", "svc #(65535 - 2)", "b 1b"],
+        Null: ["1:", svc!(null), "b 1b"],
         /// Of numbers that are no call.
         Unknown: ["1:", "svc #(65535 - 63)", "b 1b"],
         /// Of events for the maker: handle 2.
-        Notify: ["1:", "mov x0, #2", "svc #(65535 - 6)", "b 1b"],
+        Notify: ["1:", "mov x0, #2", svc!(notify), "b 1b"],
         /// Of calls to a gate that is shut: handle 3.
-        Call: ["1:", "mov x0, #3", "svc #(65535 - 0)", "b 1b"],
+        Call: ["1:", "mov x0, #3", svc!(call), "b 1b"],
         /// Of alarms that have passed.
-        Alarm: ["1:", "mov x0, #0", "mov x1, #1", "svc #(65535 - 5)", "b 1b"],
+        Alarm: ["1:", "mov x0, #0", "mov x1, #1", svc!(wait), "b 1b"],
         /// Of alarms a moment ahead.
-        Soon: ["1:", "mrs x1, cntvct_el0", "add x1, x1, #50", "mov x0, #0", "svc #(65535 - 5)", "b 1b"],
+        Soon: ["1:", "mrs x1, cntvct_el0", "add x1, x1, #50", "mov x0, #0", svc!(wait), "b 1b"],
         /// Of yields to the maker: handle 4.
-        Yield: ["1:", "mov x0, #4", "mov x1, #0", "svc #(65535 - 7)", "b 1b"],
+        Yield: ["1:", "mov x0, #4", "mov x1, #0", svc!(yield_to), "b 1b"],
         /// Of faults that the upcall resumes from: it is its own upcall entry.
         Fault: ["1:", "mrs x16, tpidrro_el0", "adr x17, 1b", "str x17, [x16]", "mov x16, #0", "udf #0", "b 1b"],
         /// Of changes to its own tables: an empty batch, refused.
-        Map: ["1:", "mov x0, #0", "mov x1, #64", "svc #(65535 - 3)", "b 1b"],
+        Map: ["1:", "mov x0, #0", "mov x1, #64", svc!(map), "b 1b"],
     }
 }
 

@@ -4,7 +4,7 @@ use crate::book::{Book, End};
 use crate::memory::judge;
 use exo_abi::Refusal;
 use libos::sys::StopReason;
-use workshop::{Child, Common, DATA_VA, EXTRA_VA, Ground, class_of};
+use workshop::{Child, Common, DATA_VA, EXTRA_VA, Ground, class_of, svc};
 
 /// What a snippet halts with when nothing stopped it.
 const SURVIVED: u64 = 81;
@@ -16,7 +16,7 @@ macro_rules! sins {
             enum $name in $symbol {
                 $(
                     /// The instruction.
-                    $variant: [".arch armv8-a", $text, "mov x0, #81", "svc #(65535 - 22)"],
+                    $variant: [".arch armv8-a", $text, "mov x0, #81", svc!(halt)],
                 )*
             }
         }
@@ -153,9 +153,9 @@ workshop::snippets! {
     /// Waiting instructions: they may trap, or last until the next interrupt; the core is not theirs to stop.
     enum Wait in "velvet_wait" {
         /// For an interrupt.
-        Interrupt: ["wfi", "mov x0, #81", "svc #(65535 - 22)"],
+        Interrupt: ["wfi", "mov x0, #81", svc!(halt)],
         /// For an event.
-        Event: ["sevl", "wfe", "wfe", "mov x0, #81", "svc #(65535 - 22)"],
+        Event: ["sevl", "wfe", "wfe", "mov x0, #81", svc!(halt)],
         /// Over and over.
         Forever: ["1:", "wfi", "b 1b"],
     }

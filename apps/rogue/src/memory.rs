@@ -5,15 +5,15 @@ use exo_abi::Refusal;
 use exo_abi::page::USER_END;
 use libos::machine;
 use libos::sys::{Report, StopReason};
-use workshop::{CODE_VA, CONTROL_VA, Child, Common, DATA_VA, EXTRA_VA, Ground};
+use workshop::{CODE_VA, CONTROL_VA, Child, Common, DATA_VA, EXTRA_VA, Ground, svc};
 
 workshop::snippets! {
     /// Uses of the stack pointer.
     enum Stack in "velvet_stack" {
         /// Reads what it points at.
-        Load: ["ldr x0, [sp]", "mov x0, #81", "svc #(65535 - 22)"],
+        Load: ["ldr x0, [sp]", "mov x0, #81", svc!(halt)],
         /// Writes below it.
-        Push: ["stp x0, x1, [sp, #-16]!", "mov x0, #81", "svc #(65535 - 22)"],
+        Push: ["stp x0, x1, [sp, #-16]!", "mov x0, #81", svc!(halt)],
     }
 }
 

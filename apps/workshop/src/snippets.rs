@@ -72,6 +72,12 @@ macro_rules! svc {
     (reply_wait) => {
         "svc #(65535 - 1)"
     };
+    (null) => {
+        "svc #(65535 - 2)"
+    };
+    (map) => {
+        "svc #(65535 - 3)"
+    };
     (resume) => {
         "svc #(65535 - 4)"
     };
@@ -101,7 +107,8 @@ macro_rules! svc {
 // The names above are those of the contract.
 const _: () = {
     use exo_abi::Call;
-    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Resume as u64 == 4);
+    assert!(Call::Call as u64 == 0 && Call::ReplyWait as u64 == 1 && Call::Null as u64 == 2);
+    assert!(Call::Map as u64 == 3 && Call::Resume as u64 == 4);
     assert!(Call::Wait as u64 == 5 && Call::Notify as u64 == 6 && Call::YieldTo as u64 == 7);
     assert!(Call::Halt as u64 == 22 && Call::TakeBack as u64 == 26 && Call::Restrict as u64 == 27);
 };
@@ -141,11 +148,11 @@ snippets! {
             "br x17",
             "2:",
             ".irp number,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "svc #(65535 - \\number)",
+            svc!(number),
             "b 3f",
             ".endr",
             ".irp number,32,33,34,35,36,37,38,39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63",
-            "svc #(65535 - \\number)",
+            svc!(number),
             "b 3f",
             ".endr",
             "svc #(65535 - 0x8000)",
@@ -169,29 +176,29 @@ snippets! {
             "b 1b",
             "9:",
             "mov x0, #0",
-            "svc #(65535 - 22)",
+            svc!(halt),
             "b 9b",
         ],
         /// Halts with the code in x0.
-        Halt: ["1:", "svc #(65535 - 22)", "b 1b"],
+        Halt: ["1:", svc!(halt), "b 1b"],
         /// Counts at the address in x0, for ever.
         Spin: ["mov x2, #0", "1:", "add x2, x2, #1", "str x2, [x0]", "b 1b"],
         /// Waits for the events in x0; halts with those that came.
-        WaitHalt: ["mov x1, #0", "svc #(65535 - 5)", "mov x0, x1", "svc #(65535 - 22)"],
+        WaitHalt: ["mov x1, #0", svc!(wait), "mov x0, x1", svc!(halt)],
         /// Serves: replies with what came, the badge in x7.
-        Echo: ["mov x0, #0", "1:", "svc #(65535 - 1)", "mov x7, x0", "mov x0, #0", "b 1b"],
+        Echo: ["mov x0, #0", "1:", svc!(reply_wait), "mov x7, x0", "mov x0, #0", "b 1b"],
         /// Serves nothing: with its gate open it waits for the first call, then halts with its x1.
-        DieOnCall: ["mov x0, #0", "svc #(65535 - 1)", "mov x0, x1", "svc #(65535 - 22)"],
+        DieOnCall: ["mov x0, #0", svc!(reply_wait), "mov x0, x1", svc!(halt)],
         /// Serves its first call by spinning, with a 1 stored at sp; when the event CUT (bit 42) comes, halts with 42.
-        SpinOnCall: ["mov x0, #0", "svc #(65535 - 1)", "mov x1, #1", "str x1, [sp]", "1:", "mov x0, #(1 << 42)", "mov x1, #1", "svc #(65535 - 5)", "cbz x1, 1b", "mov x0, #42", "svc #(65535 - 22)"],
+        SpinOnCall: ["mov x0, #0", svc!(reply_wait), "mov x1, #1", "str x1, [sp]", "1:", "mov x0, #(1 << 42)", "mov x1, #1", svc!(wait), "cbz x1, 1b", "mov x0, #42", svc!(halt)],
         /// Passes calls on: x1 is the handle of the next gate, and counts up. Replies with the refusal of the last call in x2 and the calls that came to it in x3.
         PassOn: [
             "mov x0, #0",
             "1:",
-            "svc #(65535 - 1)",
+            svc!(reply_wait),
             "mov x0, x1",
             "add x1, x1, #1",
-            "svc #(65535 - 0)",
+            svc!(call),
             "cbz x0, 2f",
             "mov x2, x0",
             "mov x3, #0",
@@ -201,14 +208,14 @@ snippets! {
             "b 1b",
         ],
         /// Calls handle 9, and halts with the refusal.
-        CallNine: ["mov x0, #9", "svc #(65535 - 0)", "svc #(65535 - 22)"],
+        CallNine: ["mov x0, #9", svc!(call), svc!(halt)],
         /// Calls handle 9 with 77 until it was echoed as often as x0 says, which it counts at sp; halts with 0. `Busy` is no answer; another refusal it halts with.
         CallMany: [
             "stp xzr, x0, [sp]",
             "1:",
             "mov x0, #9",
             "mov x1, #77",
-            "svc #(65535 - 0)",
+            svc!(call),
             "cmp x0, #14",
             "b.eq 1b",
             "cbnz x0, 2f",
@@ -222,26 +229,26 @@ snippets! {
             "b.lo 1b",
             "mov x0, #0",
             "2:",
-            "svc #(65535 - 22)",
+            svc!(halt),
         ],
         /// Yields to vcore 0 of the environment in handle 2, for ever.
-        YieldBack: ["1:", "mov x0, #2", "mov x1, #0", "svc #(65535 - 7)", "b 1b"],
+        YieldBack: ["1:", "mov x0, #2", "mov x1, #0", svc!(yield_to), "b 1b"],
         /// Waits for event 0, and notifies handle 2 each time.
-        NotifyBack: ["1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "mov x0, #2", "svc #(65535 - 6)", "b 1b"],
+        NotifyBack: ["1:", "mov x0, #1", "mov x1, #0", svc!(wait), "mov x0, #2", svc!(notify), "b 1b"],
         /// Waits for event 0, and counts it at the address in x0.
-        CountEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "cbz x1, 1b", "ldr x2, [sp]", "add x2, x2, #1", "str x2, [sp]", "b 1b"],
+        CountEvents: ["mov sp, x0", "1:", "mov x0, #1", "mov x1, #0", svc!(wait), "cbz x1, 1b", "ldr x2, [sp]", "add x2, x2, #1", "str x2, [sp]", "b 1b"],
         /// Serves one call with a binding, taken into slot 20: an event, which it notifies; then echoes.
         TakeBinding: [
             "mov x0, #(1 << 50)",
             "mov x10, #20",
-            "svc #(65535 - 1)",
+            svc!(reply_wait),
             "mov x9, x8",
             "mov x0, #20",
-            "svc #(65535 - 6)",
+            svc!(notify),
             "mov x1, x0",
             "mov x0, #0",
             "1:",
-            "svc #(65535 - 1)",
+            svc!(reply_wait),
             "mov x0, #0",
             "b 1b",
         ],
@@ -286,14 +293,14 @@ snippets! {
             "orr x0, x0, x1",
             "mrs x1, tpidr_el0",
             "orr x0, x0, x1",
-            "svc #(65535 - 22)",
+            svc!(halt),
         ],
         /// Waits for event 0, for ever.
-        WaitLoop: ["1:", "mov x0, #1", "mov x1, #0", "svc #(65535 - 5)", "b 1b"],
+        WaitLoop: ["1:", "mov x0, #1", "mov x1, #0", svc!(wait), "b 1b"],
         /// Loads from x0, halts with 1.
-        Load: ["ldr x1, [x0]", "mov x0, #1", "svc #(65535 - 22)"],
+        Load: ["ldr x1, [x0]", "mov x0, #1", svc!(halt)],
         /// Stores to x0, halts with 2.
-        Store: ["str x0, [x0]", "mov x0, #2", "svc #(65535 - 22)"],
+        Store: ["str x0, [x0]", "mov x0, #2", svc!(halt)],
         /// Jumps to x0.
         Jump: ["br x0"],
         /// Fills q0 to q31 from x0, lets go of the core for ever so long, and halts with 1 if they are as they were, else 3.
@@ -315,10 +322,10 @@ snippets! {
             "cmp x0, x3",
             "b.ne 2f",
             "mov x0, #1",
-            "svc #(65535 - 22)",
+            svc!(halt),
             "2:",
             "mov x0, #3",
-            "svc #(65535 - 22)",
+            svc!(halt),
         ],
     }
 }
