@@ -137,10 +137,10 @@ struct Line {
 const PRODUCER: Line = Line { index: 0, waits: 1 };
 const CONSUMER: Line = Line { index: 8, waits: 9 };
 
-/// One side's view of a ring whose units are whatever the capacity counts.
+/// One side's view of a ring whose units are whatever the capacity counts. Dropping it closes the ring.
 ///
 /// It is the same for both: `own` grows up to `end` as this side goes on, and `end` follows what the other side publishes.
-struct Side<M: Memory, B: Bell, const WRITES: bool> {
+pub struct Side<M: Memory, B: Bell, const WRITES: bool> {
     memory: M,
     bell: B,
     /// Units that this side is done with.
@@ -158,7 +158,11 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
     const MINE: Line = if WRITES { PRODUCER } else { CONSUMER };
     const THEIRS: Line = if WRITES { CONSUMER } else { PRODUCER };
 
-    fn new(memory: M, bell: B, capacity: u64) -> Side<M, B, WRITES> {
+    /// This side of a new ring of `capacity` units.
+    ///
+    /// # Panics
+    /// When `capacity` is not a power of two.
+    pub fn new(memory: M, bell: B, capacity: u64) -> Side<M, B, WRITES> {
         assert!(capacity.is_power_of_two(), "a ring of {capacity} units");
         let (end, patience) = (if WRITES { capacity } else { 0 }, Patience::new(&bell));
         Side { memory, bell, own: 0, published: 0, end, capacity, patience, ended: None }
@@ -176,10 +180,33 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
         self.end - self.own
     }
 
-    /// Where a unit lies, counted in units.
+    /// The place of the next unit.
     #[inline(always)]
-    fn place(&self) -> u64 {
+    pub fn place(&self) -> u64 {
         self.own & (self.capacity - 1)
+    }
+
+    /// Units from that place to the end of the data.
+    #[inline(always)]
+    pub fn straight(&self) -> u64 {
+        self.capacity - self.place()
+    }
+
+    /// The data.
+    #[inline(always)]
+    pub fn data(&self) -> &[M::Word] {
+        self.memory.data()
+    }
+
+    /// So many units were written, or read.
+    ///
+    /// # Panics
+    /// When there was no room for them, or there were fewer.
+    #[inline(always)]
+    pub fn advance(&mut self, units: u64) {
+        assert!(!WRITES || units <= self.known(), "more was written than there is room for");
+        assert!(WRITES || units <= self.known(), "more was read than there is");
+        self.own += units;
     }
 
     /// Reads the other side's index and says whether there is something to do.
@@ -226,7 +253,7 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
     /// Publishes the own index, and says whether the other side waits for it and is to be notified.
     #[inline(always)]
     #[must_use]
-    fn publish(&mut self) -> bool {
+    fn publish_index(&mut self) -> bool {
         let before = self.published;
         if self.own == before {
             return false;
@@ -242,7 +269,7 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
 
     /// Sleeps until there is something to do.
     #[inline(always)]
-    fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
+    fn sleep(&mut self, deadline: Instant) -> Result<(), Error> {
         let mut slept = Slept::No;
         loop {
             // One unit more than the other side's index is now.
@@ -268,8 +295,10 @@ impl<M: Memory, B: Bell, const WRITES: bool> Side<M, B, WRITES> {
             error => Err(error),
         }
     }
+}
 
-    fn close(&mut self) {
+impl<M: Memory, B: Bell, const WRITES: bool> Drop for Side<M, B, WRITES> {
+    fn drop(&mut self) {
         self.memory.header()[Self::MINE.index].store(self.own | CLOSED, Release);
         // Before the event, whatever the kernel's part in raising it orders.
         M::Word::fence(SeqCst);
@@ -328,61 +357,25 @@ impl Patience {
     }
 }
 
-/// The writing side of a ring, in units of the caller's: [`Sender`] counts slots, [`super::pipe::Writer`] bytes. Dropping it closes the ring.
-pub struct Producer<M: Memory, B: Bell>(Side<M, B, true>);
+/// The writing side of a ring, in units of the caller's: [`Sender`] counts slots, [`super::pipe::Writer`] bytes.
+pub type Producer<M, B> = Side<M, B, true>;
 
 impl<M: Memory, B: Bell> Producer<M, B> {
-    /// The writing side of a new ring of `capacity` units.
-    ///
-    /// # Panics
-    /// When `capacity` is not a power of two.
-    pub fn new(memory: M, bell: B, capacity: u64) -> Producer<M, B> {
-        Producer(Side::new(memory, bell, capacity))
-    }
-
     /// Units that can be written now. When it knows of none it publishes what was written, and looks.
     #[inline(always)]
     pub fn room(&mut self) -> Result<u64, Error> {
-        if self.0.known() == 0 {
+        if self.known() == 0 {
             self.publish()?;
-            self.0.look()?;
+            self.look()?;
         }
-        Ok(self.0.known())
-    }
-
-    /// The place of the next unit.
-    #[inline(always)]
-    pub fn place(&self) -> u64 {
-        self.0.place()
-    }
-
-    /// Units from that place to the end of the data.
-    #[inline(always)]
-    pub fn straight(&self) -> u64 {
-        self.0.capacity - self.0.place()
-    }
-
-    /// The data.
-    #[inline(always)]
-    pub fn data(&self) -> &[M::Word] {
-        self.0.memory.data()
-    }
-
-    /// So many units were written.
-    ///
-    /// # Panics
-    /// When there was no room for them.
-    #[inline(always)]
-    pub fn advance(&mut self, units: u64) {
-        assert!(units <= self.0.known(), "more was written than there is room for");
-        self.0.own += units;
+        Ok(self.known())
     }
 
     /// Publishes what was written, and wakes the other side if it waits for that.
     #[inline(always)]
     pub fn publish(&mut self) -> Result<(), Error> {
-        if self.0.publish() && self.0.bell.notify().is_err() {
-            return Err(self.0.break_off(Error::Died));
+        if self.publish_index() && self.bell.notify().is_err() {
+            return Err(self.break_off(Error::Died));
         }
         Ok(())
     }
@@ -391,70 +384,28 @@ impl<M: Memory, B: Bell> Producer<M, B> {
     #[cold]
     pub fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
         self.publish()?;
-        self.0.wait(deadline)
+        self.sleep(deadline)
     }
 }
 
-impl<M: Memory, B: Bell> Drop for Producer<M, B> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-/// The reading side of a ring. Dropping it closes the ring.
-pub struct Consumer<M: Memory, B: Bell>(Side<M, B, false>);
+/// The reading side of a ring.
+pub type Consumer<M, B> = Side<M, B, false>;
 
 impl<M: Memory, B: Bell> Consumer<M, B> {
-    /// The reading side of a new ring of `capacity` units.
-    ///
-    /// # Panics
-    /// When `capacity` is not a power of two.
-    pub fn new(memory: M, bell: B, capacity: u64) -> Consumer<M, B> {
-        Consumer(Side::new(memory, bell, capacity))
-    }
-
     /// Units that can be read now. When it knows of none it gives back the room of what was read, and looks.
     #[inline(always)]
     pub fn available(&mut self) -> Result<u64, Error> {
-        if self.0.known() == 0 {
+        if self.known() == 0 {
             self.release();
-            self.0.look()?;
+            self.look()?;
         }
-        Ok(self.0.known())
-    }
-
-    /// The place of the next unit.
-    #[inline(always)]
-    pub fn place(&self) -> u64 {
-        self.0.place()
-    }
-
-    /// Units from that place to the end of the data.
-    #[inline(always)]
-    pub fn straight(&self) -> u64 {
-        self.0.capacity - self.0.place()
-    }
-
-    /// The data.
-    #[inline(always)]
-    pub fn data(&self) -> &[M::Word] {
-        self.0.memory.data()
-    }
-
-    /// So many units were read.
-    ///
-    /// # Panics
-    /// When there were fewer.
-    #[inline(always)]
-    pub fn advance(&mut self, units: u64) {
-        assert!(units <= self.0.known(), "more was read than there is");
-        self.0.own += units;
+        Ok(self.known())
     }
 
     /// Gives back the room of what was read, and wakes the other side if it waits for that.
     #[inline(always)]
     pub fn release(&mut self) {
-        if self.0.publish() {
+        if self.publish_index() {
             self.notify();
         }
     }
@@ -463,20 +414,14 @@ impl<M: Memory, B: Bell> Consumer<M, B> {
     #[cold]
     fn notify(&self) {
         // A producer that is gone may have left something to read; when there is nothing more, the wait tells.
-        let _ = self.0.bell.notify();
+        let _ = self.bell.notify();
     }
 
     /// Gives back the room of what was read and sleeps until there is something to read.
     #[inline(always)]
     pub fn wait(&mut self, deadline: Instant) -> Result<(), Error> {
         self.release();
-        self.0.wait(deadline)
-    }
-}
-
-impl<M: Memory, B: Bell> Drop for Consumer<M, B> {
-    fn drop(&mut self) {
-        self.0.close();
+        self.sleep(deadline)
     }
 }
 
