@@ -42,6 +42,23 @@ impl Code {
     }
 }
 
+/// Something is wrong: what the registers hold is left in the page, and the actor halts.
+macro_rules! wrong {
+    () => {
+        concat!(
+            "stp x0, x1, [sp, #48]\n",
+            "stp x2, x3, [sp, #64]\n",
+            "stp x4, x5, [sp, #80]\n",
+            "stp x6, x7, [sp, #96]\n",
+            "str x8, [sp, #112]\n",
+            "mov x9, #1\n",
+            "str x9, [sp, #40]\n",
+            "mov x0, #0xbad\n",
+            svc!(halt)
+        )
+    };
+}
+
 workshop::snippets! {
     /// What they run.
     pub enum Code in "velvet_gates" {
@@ -170,15 +187,7 @@ workshop::snippets! {
             svc!(halt),
             "b 8b",
             "9:",
-            "stp x0, x1, [sp, #48]",
-            "stp x2, x3, [sp, #64]",
-            "stp x4, x5, [sp, #80]",
-            "stp x6, x7, [sp, #96]",
-            "str x8, [sp, #112]",
-            "mov x9, #1",
-            "str x9, [sp, #40]",
-            "mov x0, #0xbad",
-            svc!(halt),
+            wrong!(),
         ],
         /// Serves: at once, after calling the next server, slowly, after a pause, with a binding, or never, since it dies.
         Server: [
@@ -324,15 +333,7 @@ workshop::snippets! {
             svc!(take_back),
             "b 1b",
             "9:",
-            "stp x0, x1, [sp, #48]",
-            "stp x2, x3, [sp, #64]",
-            "stp x4, x5, [sp, #80]",
-            "stp x6, x7, [sp, #96]",
-            "str x8, [sp, #112]",
-            "mov x9, #1",
-            "str x9, [sp, #40]",
-            "mov x0, #0xbad",
-            svc!(halt),
+            wrong!(),
         ],
     }
 }
