@@ -38,7 +38,7 @@ numbers! {
         Own = 2,
         /// Shared memory on its way out.
         Dying = 3,
-        /// That of an environment on its way out: it ends with that.
+        /// That of an environment on its way out: it ends with that. Or shared memory of which the last step is being done.
         DyingOwn = 4,
     }
 }

@@ -1,7 +1,7 @@
 //! Vcores: contexts that a core can run.
 //!
 //! State and pending events are one word: every claim, wait and wake is one atomic on it. Whoever runs a vcore has first won
-//! [`State::Ready`] or [`State::Gate`] → [`State::Running`].
+//! [`State::Ready`], [`State::Gate`] or [`State::Waiting`] → [`State::Running`].
 //!
 //! ```text
 //! 63     56 55    52 51   48 47                                   0

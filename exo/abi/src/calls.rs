@@ -133,7 +133,7 @@ pub mod stop_reason {
 
 calls! {
     /// Calls gate x0 (handle and [`call_flag`]s) with words x1 to x7; returns when the other side replies, with its words in x1 to x7 and, if a binding arrived, x8 = 1.
-    /// Needs GATE_CALL; a sent binding needs GRANT. `WrongState`: the chain of the caller was cut while it called.
+    /// Needs GATE_CALL; a sent binding needs GRANT.
     /// `Busy`: the gate is shut, or belongs to a vcore that already serves in this chain. `Died`: the callee died, stopped, or its environment is dying.
     0 Call call [BadHandle WrongKind Stale NoRight BadArgument SlotTaken Busy TooDeep Died DeadlineMissed];
     /// Replies to the current caller, if there is one, with words x1 to x7; opens the gate; returns at the next call (x0 = its badge, never 0; x1 to x7 its words; x8 = 1 if a binding arrived)
